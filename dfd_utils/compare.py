@@ -1,0 +1,306 @@
+"""How sure the numbers are: bootstrap intervals, DeLong, McNemar, and verdicts in words.
+
+Conventions as in metrics: 0 = Real, 1 = Fake (positive), scores are the probability of Fake.
+All intervals are 95 %. They cover the choice of test images, not the randomness of training.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+from scipy.stats import binomtest, norm, rankdata
+
+from dfd_utils.config import CLASSES, UserError
+from dfd_utils.metrics import all_metrics, check_arrays, weighted_metrics
+
+COLUMNS = ["path", "label", "score"]  # of a file of predictions
+Z_95 = float(norm.ppf(0.975))
+CHUNK = 1_000_000  # weights worked on at a time: 8 MB, about 100 MB with all that is made of them
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """Return a file predictions_<split>.csv: path (text), label (0 or 1), score (0..1).
+
+    Raises:
+        UserError: missing or unreadable file, missing column, no row, a path twice, a bad value.
+    """
+    try:  # all as text: an image may be called "NA", and float() reads a score to its last bit
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; `dfd evaluate` writes it") from error
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path}: not a readable CSV file ({error})") from error
+    if missing := [column for column in COLUMNS if column not in frame]:
+        raise UserError(f"{path}: column {', '.join(missing)} is missing")
+    if frame.empty:
+        raise UserError(f"{path}: no predictions in it")
+    frame = frame[COLUMNS].reset_index(drop=True)
+    label, score = (pd.to_numeric(frame[name], errors="coerce") for name in COLUMNS[1:])
+    bad = ~(label.isin((0, 1)) & score.between(0, 1))
+    if bad.any():
+        row = ",".join(map(str, frame[bad].iloc[0]))
+        raise UserError(f"{path}: label 0 or 1 and score in 0..1 expected, found '{row}'")
+    if (twice := frame["path"].duplicated()).any():
+        raise UserError(f"{path}: {twice.sum()} paths repeated, as {frame['path'][twice].iloc[0]}")
+    return frame.assign(label=label.astype(int), score=[float(text) for text in frame["score"]])
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Metrics of models on resamples of the same images.
+
+    intervals: index (model, metric), columns value, low, high; value is that of the images as
+    they are. samples: for each model a row a resample and a column a metric.
+    """
+
+    intervals: pd.DataFrame
+    samples: dict[str, pd.DataFrame]
+
+    def difference(self, a: str, b: str) -> pd.DataFrame:
+        """Return a less b: index metric, columns difference, low, high (paired by resample)."""
+        value = self.intervals.loc[a, "value"] - self.intervals.loc[b, "value"]
+        return _interval_table(value, self.samples[a] - self.samples[b], "difference")
+
+
+def _interval_table(value: pd.Series, samples: pd.DataFrame, name: str) -> pd.DataFrame:
+    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+    return pd.DataFrame({name: value, "low": low, "high": high}, index=samples.columns)
+
+
+def bootstrap(
+    labels: ArrayLike,
+    scores_by_model: dict[str, ArrayLike],
+    resamples: int = 2000,
+    seed: int = 0,
+    threshold: float | dict[str, float] = 0.5,
+) -> Bootstrap:
+    """Return every metric of metrics.all_metrics with its percentile interval, for each model.
+
+    Real and Fake images are drawn with replacement within their class, the same images for all
+    models (Efron & Tibshirani 1993). Arrays have shape (n,); threshold is one for all models or
+    one by model name. Resampling adds calibration error of its own, so that the interval of
+    expected_calibration_error lies high: it can miss the value of a well-calibrated model.
+
+    Raises:
+        UserError: as metrics.check_arrays; a class is missing; no model or no resample.
+    """
+    if not scores_by_model or resamples < 1:
+        raise UserError("a bootstrap needs at least one model and one resample")
+    if not isinstance(threshold, dict):
+        threshold = dict.fromkeys(scores_by_model, threshold)
+    values = {m: all_metrics(labels, s, threshold[m]) for m, s in scores_by_model.items()}
+    labels, rng = np.asarray(labels), np.random.default_rng(seed)
+    parts = {model: [] for model in scores_by_model}
+    rows = max(1, CHUNK // len(labels))
+    for start in range(0, resamples, rows):
+        counts = resample_counts(labels, min(rows, resamples - start), rng)
+        for model, scores in scores_by_model.items():
+            metrics = weighted_metrics(labels, scores, counts, threshold[model])
+            parts[model].append(pd.DataFrame(metrics))
+    samples = {model: pd.concat(part, ignore_index=True) for model, part in parts.items()}
+    tables = {m: _interval_table(pd.Series(values[m]), samples[m], "value") for m in samples}
+    return Bootstrap(pd.concat(tables, names=["model", "metric"]), samples)
+
+
+def resample_counts(labels: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each image is drawn, shape (resamples, n); each class keeps its size."""
+    counts = np.empty((resamples, len(labels)))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        size = len(members)
+        drawn = rng.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
+        counts[:, members] = np.bincount(drawn.ravel(), minlength=resamples * size).reshape(
+            -1, size
+        )
+    return counts
+
+
+def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> dict:
+    """Return auc_a, auc_b, their difference a - b with low and high, z and two-sided p.
+
+    Paired test of two AUCs on the same images (DeLong et al. 1988) with the mid-rank algorithm of
+    Sun & Xu 2014. Where the variance is zero, as for equal scores, p is 1 for equal AUCs, else 0.
+
+    Raises:
+        UserError: as metrics.check_arrays, or less than two images of a class.
+    """
+    auc_a, fake_a, real_a = _auc_components(labels, scores_a)
+    auc_b, fake_b, real_b = _auc_components(labels, scores_b)
+    difference, error = auc_a - auc_b, _standard_error(fake_a - fake_b, real_a - real_b)
+    with np.errstate(divide="ignore"):  # the variance can be zero: equal, or perfect and worst
+        z = float(np.divide(difference, error)) if difference else 0.0
+    low, high = difference - Z_95 * error, difference + Z_95 * error
+    p = float(2 * norm.sf(abs(z)))
+    return dict(auc_a=auc_a, auc_b=auc_b, difference=difference, low=low, high=high, z=z, p=p)
+
+
+def delong_interval(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float, float]:
+    """Return (auc, low, high), each in 0..1, by DeLong's variance; raises as delong.
+
+    Taken on the logit scale (Pepe 2003), since near 1 the plain interval holds the truth too
+    rarely. At an AUC of 0 or 1 the variance is zero and the interval is that point.
+    """
+    auc, fake, real = _auc_components(labels, scores)
+    if auc in (0, 1):
+        return auc, auc, auc
+    half_width = Z_95 * _standard_error(fake, real) / (auc * (1 - auc))
+    return auc, float(expit(logit(auc) - half_width)), float(expit(logit(auc) + half_width))
+
+
+def _auc_components(labels: ArrayLike, scores: ArrayLike) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the AUC and each Fake's and each Real's part in it (Sun & Xu 2014, equation 5)."""
+    labels, scores = check_arrays(labels, scores)
+    fake, real = scores[labels == 1], scores[labels == 0]
+    if min(len(fake), len(real)) < 2:
+        raise UserError("DeLong's variance needs at least two images of each class")
+    rank = rankdata(np.concatenate([fake, real]))
+    fake_part = (rank[: len(fake)] - rankdata(fake)) / len(real)
+    real_part = 1 - (rank[len(fake) :] - rankdata(real)) / len(fake)
+    return float(fake_part.mean()), fake_part, real_part
+
+
+def _standard_error(*parts: np.ndarray) -> float:
+    return float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)))
+
+
+def agreement(
+    labels: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    threshold_a: float = 0.5,
+    threshold_b: float = 0.5,
+) -> pd.DataFrame:
+    """Return on how many images both models, one or none is right, over all and by class.
+
+    Index both_right, only_a, only_b, both_wrong; columns images, share, real_images, real_share,
+    fake_images, fake_share (shares in 0..1, nan for a class without images).
+    """
+    right = []
+    for scores, threshold in ((scores_a, threshold_a), (scores_b, threshold_b)):
+        true, scores = check_arrays(labels, scores, threshold)
+        right.append((scores >= threshold) == true)
+    outcome = 3 - 2 * right[0] - right[1]  # the row: 0 both right, 1 only a, 2 only b, 3 none
+    table = pd.DataFrame(index=["both_right", "only_a", "only_b", "both_wrong"])
+    for prefix, members in (("", true >= 0), ("real_", true == 0), ("fake_", true == 1)):
+        table[f"{prefix}images"] = np.bincount(outcome[members], minlength=4)
+        table[f"{prefix}share"] = table[f"{prefix}images"] / (members.sum() or np.nan)
+    return table
+
+
+def mcnemar(
+    labels: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    threshold_a: float = 0.5,
+    threshold_b: float = 0.5,
+) -> dict:
+    """Return b (images only a calls rightly), c (only b) and the exact two-sided p that b = c.
+
+    McNemar's test (1947) as a binomial test of b in b + c; p is 1 where the models never differ.
+    """
+    images = agreement(labels, scores_a, scores_b, threshold_a, threshold_b)["images"]
+    b, c = int(images["only_a"]), int(images["only_b"])
+    return {"b": b, "c": c, "p": float(binomtest(b, b + c).pvalue) if b + c else 1.0}
+
+
+def compare_models(
+    frame_a: pd.DataFrame,
+    frame_b: pd.DataFrame,
+    name_a: str,
+    name_b: str,
+    threshold_a: float = 0.5,
+    threshold_b: float = 0.5,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:
+    """Return the comparison of two models on the same images, ready for JSON.
+
+    The frames are read_predictions'; they are aligned by path. Differences are a - b. Intervals
+    are bootstrap's but for pair's auc_difference, which is DeLong's.
+
+    Raises:
+        UserError: equal names; other images or labels in the one than in the other; as delong.
+    """
+    if name_a == name_b:
+        raise UserError(f"both models are named '{name_a}': give them different names")
+    both = frame_a.merge(frame_b, "outer", on="path", validate="one_to_one", indicator="side")
+    if len(alone := both["path"][both["side"] != "both"]):
+        raise UserError(
+            f"{name_a} and {name_b} did not judge the same images: {len(alone)} are in one alone, "
+            f"as {alone.iloc[0]}"
+        )
+    if differing := int((both["label_x"] != both["label_y"]).sum()):
+        raise UserError(f"{name_a} and {name_b} label {differing} images differently")
+
+    labels, scores_a, scores_b = (both[name] for name in ("label_x", "score_x", "score_y"))
+    scores = {name_a: scores_a, name_b: scores_b}
+    thresholds = {name_a: threshold_a, name_b: threshold_b}
+    resampled = bootstrap(labels, scores, resamples, seed, thresholds)
+    test = delong(labels, scores_a, scores_b)
+    auc_difference = {"value": test["difference"]} | {
+        key: test[key] for key in ("low", "high", "p")
+    }
+
+    def entry(row: pd.Series) -> dict:
+        return dict(zip(("value", "low", "high"), row.tolist(), strict=True))
+
+    shown = ("accuracy", "f1", "auc")
+    models = {m: {k: entry(resampled.intervals.loc[(m, k)]) for k in shown} for m in scores}
+    difference = resampled.difference(name_a, name_b)
+    pair = {
+        "auc_difference": auc_difference,
+        "auc_difference_bootstrap": entry(difference.loc["auc"]),
+        "accuracy_difference": entry(difference.loc["accuracy"]),
+        "f1_difference": entry(difference.loc["f1"]),
+        "mcnemar": mcnemar(labels, scores_a, scores_b, threshold_a, threshold_b),
+    }
+    return {"positive_class": CLASSES[1], "images": len(labels), "models": models, "pair": pair}
+
+
+def verdict(comparison: dict) -> str:
+    """Return what compare_models found, in a few sentences of Markdown.
+
+    A winner is named only where the interval of the AUC difference (DeLong) excludes zero.
+    """
+    images, models, pair = (comparison[key] for key in ("images", "models", "pair"))
+    a, b = ("`" + re.sub(r"[`|\s]+", " ", name) + "`" for name in models)
+    auc_a, auc_b = (model["auc"]["value"] for model in models.values())
+    value, low, high, p = (pair["auc_difference"][key] for key in ("value", "low", "high", "p"))
+    first, second, auc_1, auc_2 = (a, b, auc_a, auc_b)
+    if high < 0:  # b won: tell it from its side
+        first, second, auc_1, auc_2, value, low, high = (b, a, auc_b, auc_a, -value, -high, -low)
+    numbers = (
+        f"AUC {_number(auc_1)} against {_number(auc_2)} on {images:,} images, difference "
+        f"{_number(value)}, 95 % interval {_number(low)} to {_number(high)}, DeLong {_p(p)}"
+    )
+    if low > 0:
+        sentences = [f"{first} ranks the images better than {second} ({numbers})."]
+    else:
+        sentences = [f"No difference in AUC between {a} and {b} is shown ({numbers})."]
+        # The half-width shrinks with sqrt(n): how large must n be for it to equal the difference?
+        needed = min(images * ((high - low) / 2 / value) ** 2, 1e7) if value else 1e7
+        count = f"{'about' if needed < 1e7 else 'over'} {float(f'{needed:.2g}'):,.0f}"
+        sentences.append(
+            "The interval narrows with the square root of the number of images, so a true "
+            f"difference of the size seen here would take {count} test images to show."
+        )
+    b_only, c_only, p = (pair["mcnemar"][key] for key in ("b", "c", "p"))
+    sentences += [
+        f"At their thresholds {a} alone is right on {b_only:,} images and {b} alone on {c_only:,}: "
+        f"{'a' if p < 0.05 else 'no'} difference in accuracy is shown (McNemar, {_p(p)}).",
+        "These tests know one trained model of each kind and ignore the variance of training: "
+        "another seed may change the outcome.",
+    ]
+    return " ".join(sentences)
+
+
+def _number(number: float) -> str:
+    return f"{number:.4f}" if abs(number) >= 5e-5 or number == 0 else f"{number:.1g}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

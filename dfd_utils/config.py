@@ -1,0 +1,142 @@
+"""Paths, names and settings that every other module shares."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+CLASSES = ("Real", "Fake")  # the label is the position: 0 = Real, 1 = Fake (the positive class)
+SPLITS = ("Train", "Validation", "Test")
+
+_package_parent = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = _package_parent if (_package_parent / "notebooks").is_dir() else Path.cwd()
+# Everything that runs write lies under OUTPUT_ROOT, so that a read-only checkout can be run too.
+OUTPUT_ROOT = Path(os.environ.get("DFD_OUTPUT_DIR") or PROJECT_ROOT).resolve()
+DATA_DIR = Path(os.environ.get("DFD_DATA_DIR") or OUTPUT_ROOT / "data").resolve()
+BUILD_DIR = OUTPUT_ROOT / "build"
+FIGURES_DIR = OUTPUT_ROOT / "figures"
+
+
+class UserError(Exception):
+    """A problem the user can mend; its text is the one line that is shown (exit code 2)."""
+
+    def __init__(self, message: str):
+        # An error of a DataLoader worker arrives with its traceback as text: keep what it says.
+        super().__init__(str(message).rsplit("UserError: ", 1)[-1].strip())
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every setting of a training run; `None` for num_workers lets the machine decide."""
+
+    name: str
+    image_size: int  # pixels, square
+    epochs: int
+    batch_size: int  # images a step, over all processes
+    lr: float  # AdamW's learning rate after the warm-up
+    weight_decay: float = 0.05
+    warmup_steps: int = 50  # linear, from 1 % of lr
+    ema_decay: float = 0.99  # of the averaged weights, which are the ones judged and saved
+    label_smoothing: float = 0.0
+    degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
+    weights: str = "none"  # none | imagenet | a file of weights
+    precision: str = "auto"  # auto (measured on this machine) | fp32 | bf16 | fp16
+    seed: int = 0
+    num_workers: int | None = None  # processes that decode images
+
+
+PROFILES = {
+    # minutes on two CPU cores, with the embedded sample
+    "sample": Profile("sample", image_size=64, epochs=8, batch_size=32, lr=1e-3),
+    # one four-hour session on a T4, with the Kaggle data
+    "studio-lab": Profile(
+        "studio-lab",
+        image_size=224,
+        epochs=8,
+        batch_size=64,
+        lr=5e-4,
+        warmup_steps=500,
+        ema_decay=0.999,
+        degradation_probability=0.2,
+        weights="imagenet",
+    ),
+    # as long as it takes, on any larger GPU
+    "full": Profile(
+        "full",
+        image_size=256,
+        epochs=20,
+        batch_size=64,
+        lr=5e-4,
+        warmup_steps=500,
+        ema_decay=0.9995,
+        degradation_probability=0.2,
+        weights="imagenet",
+    ),
+}
+
+_MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "seed": 0, "num_workers": 0}
+
+
+def get_profile(name: str, **overrides: object) -> Profile:
+    """Return the profile `name` with the settings in `overrides` that are not None.
+
+    Raises:
+        UserError: unknown profile or setting, wrong type, or a value out of range.
+    """
+    if name not in PROFILES:
+        raise UserError(f"unknown profile '{name}': choose from {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    known = {field.name: field.type for field in dataclasses.fields(Profile)}
+    changes = {}
+    for key, value in overrides.items():
+        if key not in known:
+            raise UserError(f"unknown setting '{key}': choose from {', '.join(known)}")
+        if value is not None:
+            changes[key] = _checked(key, value, known[key])
+    return dataclasses.replace(profile, **changes)
+
+
+def _checked(key: str, value: object, expected: type) -> object:
+    accepted = {float: (int, float), str: str}.get(expected, int)
+    if isinstance(value, bool) or not isinstance(value, accepted):
+        raise UserError(f"setting {key}: {value!r} is not of the kind {expected}")
+    if isinstance(value, int | float) and not value >= _MINIMUM.get(key, 0):
+        raise UserError(f"setting {key}: {value} is less than {_MINIMUM.get(key, 0)}")
+    if key == "precision" and value not in ("auto", "fp32", "bf16", "fp16"):
+        raise UserError(f"setting precision: '{value}' is not auto, fp32, bf16 or fp16")
+    if key in ("ema_decay", "label_smoothing", "degradation_probability") and value > 1:
+        raise UserError(f"setting {key}: {value} is more than 1")
+    return value
+
+
+def data_folder(data: str | Path | None = None) -> Path:
+    """Return the data set's folder; a relative path counts from the project's root.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = (PROJECT_ROOT / data).resolve() if data else DATA_DIR / "sample"
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such data folder; make the sample with `dfd sample {folder}`"
+        )
+    return folder
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file beside its place and rename it, so that it is never seen half-written.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); "
+            "free the place or set DFD_OUTPUT_DIR to a folder of yours"
+        ) from error
+    return path

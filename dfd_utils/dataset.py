@@ -1,0 +1,180 @@
+"""`DeepFakeDataset` over Real/Fake folders, its loaders, and the data's fingerprint."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import ImageReadMode, decode_image
+
+from dfd_utils.config import BUILD_DIR, CLASSES, SPLITS, UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGE_KINDS = ", ".join(IMAGE_SUFFIXES)
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Decode an image file to uint8 RGB `[3, H, W]`, turned upright by its EXIF tag.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or no image; names it and the remedy.
+    """
+    try:
+        data = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
+        return decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a readable image"
+        raise UserError(
+            f"{path}: {reason}; remove it, or let `dfd audit` put it on the exclusion list"
+        ) from error
+
+
+class DeepFakeDataset(Dataset):
+    """The images of one split: a folder that holds a `Real` and a `Fake` folder.
+
+    An item is `(image, label)`: uint8 RGB `[3, H, W]` after `transform`, and 0 = Real, 1 = Fake.
+
+    Args:
+        folder: the split's folder.
+        transform: called with the uint8 image tensor.
+        exclude: paths relative to `folder` ("Fake/a.jpg") to leave out.
+        seed: makes random transforms depend on (seed, epoch, index) alone, so that neither the
+            number of workers nor a resumed run changes them; None leaves the global generator.
+
+    Raises:
+        UserError: a class folder is missing or holds no image.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        exclude: Collection[str] = (),
+        seed: int | None = None,
+    ):
+        self.folder = Path(folder)
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+        names, labels = [], []
+        for label, class_name in enumerate(CLASSES):
+            found = [f"{class_name}/{name}" for name in _image_names(self.folder / class_name)]
+            kept = [name for name in found if name not in exclude]
+            if not kept:
+                raise UserError(f"{self.folder / class_name}: no image ({IMAGE_KINDS})")
+            names += kept
+            labels += [label] * len(kept)
+        # Arrays, not lists: worker processes share their memory instead of copying it.
+        self.names = np.array([name.encode() for name in names])
+        self.labels = np.array(labels)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """Return the file of item `index`."""
+        return self.folder / self.names[index].decode()
+
+    def every(self, images: int) -> "DeepFakeDataset":
+        """Keep about `images` images, evenly spread over both classes; return the data set."""
+        step = max(1, len(self) // images)
+        self.names, self.labels = self.names[::step], self.labels[::step]
+        return self
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = read_image(self.path(index))
+        if self.transform is not None:
+            if self.seed is not None:
+                torch.manual_seed(hash((self.seed, self.epoch, int(index))) & 0x7FFFFFFFFFFFFFFF)
+            image = self.transform(image)
+        return image, int(self.labels[index])
+
+
+def _image_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder; a data set is laid out as "
+            f"{{{','.join(SPLITS)}}}/{{{','.join(CLASSES)}}}"
+        )
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def audit_folder(data: Path) -> Path:
+    """Return where the audit of the data set lies, and with it the exclusion list."""
+    return BUILD_DIR / "audit" / data.name
+
+
+def read_exclusions(data: Path) -> set[str]:
+    """Return the paths (relative to `data`) that the audit excluded; empty without an audit."""
+    listing = audit_folder(data) / "exclude.csv"
+    if not listing.is_file():
+        return set()
+    with open(listing, newline="") as file:
+        return {row["path"] for row in csv.DictReader(file)}
+
+
+def load_split(
+    data: Path,
+    split: str,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    seed: int | None = None,
+) -> DeepFakeDataset:
+    """Open one split of a data set in the Kaggle layout, without what its audit excluded.
+
+    Raises:
+        UserError: the split or one of its classes is missing or empty.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}': choose from {', '.join(SPLITS)}")
+    prefix = f"{split}/"
+    exclude = {p.removeprefix(prefix) for p in read_exclusions(data) if p.startswith(prefix)}
+    return DeepFakeDataset(data / split, transform, exclude, seed)
+
+
+def data_loader(
+    dataset: Dataset, batch_size: int, shuffle: bool = False, num_workers: int | None = None
+) -> DataLoader:
+    """Make a loader whose worker processes decode ahead of the model.
+
+    Shuffled batches are all full (batch normalisation dislikes a batch of one), unless the data
+    are fewer than one batch. `num_workers` None: the cores less one, 8 at the most.
+    """
+    if num_workers is None:
+        num_workers = min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle and len(dataset) >= batch_size,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if num_workers else None,
+    )
+
+
+def check_layout(data: Path) -> None:
+    """Raise a UserError that names the first split or class folder that is missing or empty."""
+    for split in SPLITS:
+        for class_name in CLASSES:
+            if not _image_names(data / split / class_name):
+                raise UserError(f"{data / split / class_name}: no image ({IMAGE_KINDS})")
+
+
+def data_fingerprint(data: Path, exclusions: bool = True) -> str:
+    """Return a hash (16 hex digits) over the path and size of every image and the exclusions."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for class_name in CLASSES:
+            folder = data / split / class_name
+            for name in _image_names(folder):
+                size = (folder / name).stat().st_size
+                digest.update(f"{split}/{class_name}/{name}:{size}\n".encode())
+    if exclusions:
+        digest.update("\n".join(sorted(read_exclusions(data))).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,189 @@
+"""The model registry, and models on disk: `model.safetensors` beside `model.json`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision.models as tv
+from torch import Tensor, nn
+
+from dfd_utils import transforms
+from dfd_utils.config import CLASSES, UserError, write_whole
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A torchvision classifier: how to build it, where its head and its last features are."""
+
+    title: str
+    builder: Callable[..., nn.Module]
+    imagenet: tv.WeightsEnum
+    head: str
+    last_features: str  # the layer that Grad-CAM looks at
+
+
+MODELS = {
+    "resnet50": Architecture(
+        "ResNet50", tv.resnet50, tv.ResNet50_Weights.IMAGENET1K_V2, "fc", "layer4"
+    ),
+    "efficientnet_b0": Architecture(
+        "EfficientNet-B0",
+        tv.efficientnet_b0,
+        tv.EfficientNet_B0_Weights.IMAGENET1K_V1,
+        "classifier.1",
+        "features",
+    ),
+}
+
+
+class Detector(nn.Module):
+    """A classifier with its normalisation inside: uint8 `[N, 3, H, W]` in, logits `[N, 2]` out.
+
+    Column 0 of the logits is Real, column 1 Fake.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = transforms.normalize(images).contiguous(memory_format=torch.channels_last)
+        return self.backbone(images)
+
+
+def architecture(name: str) -> Architecture:
+    """Return the registry's entry.
+
+    Raises:
+        UserError: the name is not in the registry.
+    """
+    if name not in MODELS:
+        raise UserError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def create_model(name: str, weights: str = "none", log: Callable[[str], None] = print) -> Detector:
+    """Build the model `name` with two outputs, in channels_last memory format.
+
+    Args:
+        name: a key of `MODELS`.
+        weights: "none" (from scratch), "imagenet" (torchvision's, downloaded; from scratch, with
+            a line that says so, where they cannot be had), or a .safetensors or .pth file.
+        log: called with that line.
+
+    Raises:
+        UserError: unknown model, or a file of weights that does not fit it.
+    """
+    entry = architecture(name)
+    backbone = _pretrained(entry, log) if weights == "imagenet" else entry.builder(weights=None)
+    # Few steps from scratch: random depth and dropout only slow the fit of so few images, and
+    # torchvision's wide initialisation of a two-class EfficientNet head starts at a loss of 2.7.
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, tv.efficientnet.StochasticDepth):
+            module.p = 0.0
+    parent, _, leaf = entry.head.rpartition(".")
+    head = nn.Linear(backbone.get_submodule(entry.head).in_features, len(CLASSES))
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    setattr(backbone.get_submodule(parent), leaf, head)
+    model = Detector(backbone).to(memory_format=torch.channels_last)
+    if weights not in ("none", "imagenet"):
+        load_weights(model, Path(weights), name)
+    return model
+
+
+def _pretrained(entry: Architecture, log: Callable[[str], None]) -> nn.Module:
+    try:
+        return entry.builder(weights=entry.imagenet)
+    except (OSError, RuntimeError) as error:
+        log(f"ImageNet weights of {entry.title} cannot be fetched ({error}): training from scratch")
+        return entry.builder(weights=None)
+
+
+def load_weights(model: Detector, path: Path, name: str) -> None:
+    """Fill the model with the weights of a .safetensors or .pth file; runs no code from it.
+
+    Raises:
+        UserError: no such file, not a file of weights, or the weights of another architecture.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file of weights") from error
+    except Exception as error:  # each format has errors of its own; none may run code
+        raise UserError(f"{path}: not a file of weights alone (.safetensors or .pth)") from error
+    # The course project saved the bare torchvision model, without `Detector` around it.
+    if isinstance(state, dict) and not any(key.startswith("backbone.") for key in state):
+        state = {f"backbone.{key}": value for key, value in state.items()}
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its weights are not those of a {name} with {len(CLASSES)} outputs; "
+            f"name the model it was made with ({', '.join(MODELS)})"
+        ) from error
+
+
+def save_model(model: Detector, folder: Path) -> None:
+    """Write the weights to `model.safetensors`; `describe` is for `model.json` beside it."""
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    write_whole(folder / "model.safetensors", safetensors.torch.save(weights))
+
+
+def describe(
+    name: str, image_size: int, precision: str, temperature: float, threshold: float
+) -> dict:
+    """Return what `model.json` says: all that is needed to use the weights beside it."""
+    return {
+        "architecture": name,
+        "image_size": image_size,
+        "precision": precision,
+        "mean": transforms.MEAN,
+        "std": transforms.STD,
+        "classes": CLASSES,
+        "positive_class": CLASSES[1],
+        "temperature": temperature,
+        "threshold": threshold,
+    }
+
+
+def load_model(path: str | Path) -> tuple[Detector, dict]:
+    """Load a model in eval mode with its description, from its folder or its .safetensors file.
+
+    Raises:
+        UserError: no model there, or weights of another architecture than `model.json` names.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        name, _ = description["architecture"], description["image_size"]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no model (model.json is missing); train one first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'model.json'}: damaged; train the model again") from error
+    model = create_model(name)
+    load_weights(model, folder / "model.safetensors", name)
+    return model.eval(), description
+
+
+def find_models(*paths: str | Path) -> list[Path]:
+    """Return the folders of all models at or below `paths`, each once, sorted.
+
+    Raises:
+        UserError: a path that is missing or holds no model.
+    """
+    found = []
+    for path in map(Path, paths):
+        below = sorted(p.parent for p in path.rglob("model.json")) if path.is_dir() else []
+        if not below:
+            raise UserError(f"{path}: holds no trained model; run `dfd train … --out {path}` first")
+        found += below
+    return sorted(set(found))

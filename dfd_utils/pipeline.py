@@ -1,0 +1,206 @@
+"""The whole job: data, the five notebooks by papermill, then the report."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from dfd_utils import config
+from dfd_utils.config import BUILD_DIR, PROJECT_ROOT, UserError, write_whole
+
+NOTEBOOKS = PROJECT_ROOT / "notebooks"
+TITLE = "Deep Fake Image Detector"
+SUBTITLE = "ResNet50 and EfficientNet-B0 compared on face images"
+AUTHOR = (
+    "Group G08, AI & Application, Hanyang University: "
+    "Jan Rudkowski, Konrad Wojda, Ruke Sam-Ogaga, Isabel Pfeiffer"
+)
+CHOSEN_HERE = ("run", "data", "profile", "model")  # parameters with options of their own
+
+
+def run_all(
+    data: str | None = None,
+    profile: str = "sample",
+    run: str | None = None,
+    parameters: dict | None = None,
+    only: list[str] | None = None,
+    pdf: bool = True,
+) -> None:
+    """Prepare the data, execute the notebooks and write the report; skip what is done already.
+
+    Args:
+        data: a data set's folder, "kaggle" to download the published one, None for the sample.
+        profile: a key of `config.PROFILES`.
+        run: the name under which everything is kept; None: the data set's name.
+        parameters: values for the notebooks' parameters; each goes where it is known.
+        only: numbers of the notebooks to execute, as "04".
+        pdf: write the PDF beside the HTML.
+
+    Raises:
+        UserError: bad options or data, or a notebook that failed.
+    """
+    start = time.monotonic()
+    notebooks = _selected(only)
+    parameters = dict(parameters or {})
+    known = {path: _parameters_of(path) for path in sorted(NOTEBOOKS.glob("0*.ipynb"))}
+    _check_parameters(parameters, {n for path in notebooks for n in known[path]}, profile)
+    run = run or {None: "sample", "kaggle": "openforensics"}.get(data) or Path(data).resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+        raise UserError(f"run name '{run}': use letters, digits, dots, dashes and underscores")
+    folder = _prepare_data(data)
+    parameters |= {"run": run, "data": os.path.relpath(folder, PROJECT_ROOT), "profile": profile}
+
+    executed, key = BUILD_DIR / "notebooks" / run, _sources_key(folder)
+    for number, (path, names) in enumerate(known.items(), start=1):
+        chosen = {name: value for name, value in parameters.items() if name in names}
+        key = _hash(key, path.read_bytes(), json.dumps(chosen, sort_keys=True))
+        if path in notebooks:
+            title = f"[{number}/{len(known)}] {path.stem}"
+            _execute(path, executed / path.name, chosen, key, title)
+    _report(run, [executed / path.name for path in known], pdf)
+    print(f"Done in {_duration(start)}. Open {_shown(BUILD_DIR / 'report.html')}", end="")
+    print(f" or {_shown(BUILD_DIR / 'report.pdf')}" if pdf else "", end="")
+    print(f"; the figures are in {_shown(config.FIGURES_DIR / run)}.")
+
+
+def _selected(only: list[str] | None) -> list[Path]:
+    by_number = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("0*.ipynb"))}
+    if not by_number:
+        raise UserError(f"{NOTEBOOKS}: no notebooks; run from a checkout of the project")
+    for number in only or []:
+        if number not in by_number:
+            raise UserError(f"unknown notebook '{number}': choose from {', '.join(by_number)}")
+    return [path for number, path in by_number.items() if not only or number in only]
+
+
+def _parameters_of(notebook: Path) -> list[str]:
+    import papermill
+
+    return list(papermill.inspect_notebook(str(notebook)))
+
+
+def _check_parameters(parameters: dict, known: set[str], profile: str) -> None:
+    for name in parameters:
+        if name in CHOSEN_HERE or name not in known:
+            free = sorted(known - set(CHOSEN_HERE))
+            raise UserError(f"unknown parameter '{name}': choose from {', '.join(free)}")
+    settings = {name for name in config.Profile.__dataclass_fields__ if name != "name"}
+    config.get_profile(profile, **{k: v for k, v in parameters.items() if k in settings})
+
+
+def _prepare_data(data: str | None) -> Path:
+    from dfd_utils.dataset import check_layout
+
+    if data is None:
+        from dfd_utils.sample import make_sample
+
+        with _step("embedded sample"):
+            folder = make_sample(config.DATA_DIR / "sample")
+    elif data == "kaggle":
+        from dfd_utils.download import download
+
+        with _step("download from Kaggle"):
+            folder = download()
+    else:
+        # A path on the command line counts from where the user stands.
+        folder = config.data_folder(Path(data).absolute())
+    check_layout(folder)
+    return folder
+
+
+def _sources_key(data: Path) -> str:
+    from dfd_utils.dataset import data_fingerprint
+
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return _hash(data_fingerprint(data, exclusions=False), *(p.read_bytes() for p in sources))
+
+
+def _hash(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+def _execute(notebook: Path, out: Path, parameters: dict, key: str, title: str) -> None:
+    done = out.with_suffix(".done")
+    if out.is_file() and done.is_file() and done.read_text() == key:
+        print(f"{title}: done already", flush=True)
+        return
+    with _step(title):
+        _papermill(notebook, out, parameters)
+        write_whole(done, key)
+
+
+def _papermill(notebook: Path, out: Path, parameters: dict) -> None:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from dfd_utils.report import check_executed, export_notebook_html
+
+    # A kernelspec of the same name in the home folder may start another environment's Python.
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    running = out.with_name(f"{out.stem}.running.ipynb")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{out.parent}: cannot be written ({error.strerror}); set DFD_OUTPUT_DIR to a folder "
+            "of yours"
+        ) from error
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(running), parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
+            progress_bar={"disable": None, "leave": False}, stdout_file=sys.stdout,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        if error.ename == "UserError":
+            raise UserError(f"{notebook.name}: {error.evalue}") from error
+        raise NotebookError(
+            f"{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue} "
+            f"(whole traceback in {_shown(running)})"
+        ) from error
+    except RuntimeError as error:  # the kernel died, of memory for the most part
+        raise NotebookError(f"{notebook.name}: {error}; see {_shown(running)}") from error
+    check_executed(running)
+    os.replace(running, out)
+    export_notebook_html(out, out.with_suffix(".html"))
+
+
+class NotebookError(Exception):
+    """A notebook failed for a reason that is not the user's (exit code 1)."""
+
+
+def _report(run: str, notebooks: list[Path], pdf: bool) -> None:
+    from dfd_utils.report import export_report
+
+    with _step("report"):
+        present = [path for path in notebooks if path.is_file()]
+        place = BUILD_DIR / "runs" / run / "report"
+        for path in export_report(present, place, TITLE, AUTHOR, SUBTITLE, pdf=pdf):
+            shutil.copyfile(path, BUILD_DIR / f".{path.name}")
+            os.replace(BUILD_DIR / f".{path.name}", BUILD_DIR / path.name)
+
+
+@contextmanager
+def _step(title: str, show: Callable[[str], None] = print):
+    start = time.monotonic()
+    show(f"{title} …", flush=True)
+    yield
+    show(f"{title}: done in {_duration(start)}", flush=True)
+
+
+def _duration(start: float) -> str:
+    seconds = round(time.monotonic() - start)
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

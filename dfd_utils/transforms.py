@@ -1,0 +1,111 @@
+"""Image transforms: train and eval presets, normalisation, and the named degradations."""
+
+from collections.abc import Callable
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+# Statistics of ImageNet, those that torchvision's weights expect.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def eval_transform(image_size: int) -> v2.Transform:
+    """Resize to a square of `image_size` pixels: uint8 `[3, H, W]` in, uint8 out."""
+    return v2.Resize((image_size, image_size), antialias=True)
+
+
+def normalize(images: Tensor, mean: tuple = MEAN, std: tuple = STD) -> Tensor:
+    """Turn a uint8 batch `[N, 3, H, W]` (0 to 255) into normalised float32 on its own device."""
+    scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1) * 255
+    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - shift) / scale
+
+
+def _level(severity: int, values: tuple) -> float:
+    return values[severity - 1]
+
+
+def _sign(generator: torch.Generator | None) -> int:
+    return 1 if torch.rand((), generator=generator) < 0.5 else -1
+
+
+def _jpeg(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    return F.jpeg(image, quality=int(_level(severity, (60, 40, 25, 15, 8))))
+
+
+def _blur(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    sigma = _level(severity, (0.6, 1.0, 1.6, 2.4, 3.5)) * image.shape[-1] / 256
+    size = 2 * max(1, round(3 * sigma)) + 1
+    return F.gaussian_blur(image, [size, size], [max(sigma, 0.1)] * 2)
+
+
+def _noise(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    sigma = _level(severity, (4, 8, 13, 20, 30))
+    noise = torch.randn(image.shape, generator=generator) * sigma
+    return (image.float() + noise).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _pixelate(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    size = list(image.shape[-2:])
+    small = [max(4, round(side * _level(severity, (0.7, 0.5, 0.36, 0.25, 0.17)))) for side in size]
+    return F.resize(F.resize(image, small, antialias=True), size, antialias=True)
+
+
+def _grey(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    return F.adjust_saturation(image, _level(severity, (0.7, 0.5, 0.3, 0.12, 0.0)))
+
+
+def _brightness(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    step = _level(severity, (0.1, 0.18, 0.27, 0.38, 0.5)) * _sign(generator)
+    return F.adjust_brightness(image, 1 + step)
+
+
+def _contrast(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    return F.adjust_contrast(image, _level(severity, (0.85, 0.7, 0.55, 0.4, 0.28)))
+
+
+def _hue(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
+    return F.adjust_hue(image, _level(severity, (0.02, 0.04, 0.06, 0.09, 0.13)) * _sign(generator))
+
+
+# In the style of OpenForensics' own distortions, by which the Kaggle set's Test differs from Train.
+DEGRADATIONS: dict[str, Callable] = {
+    "jpeg": _jpeg,
+    "blur": _blur,
+    "noise": _noise,
+    "pixelate": _pixelate,
+    "grey": _grey,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "hue": _hue,
+}
+
+
+def degrade(
+    image: Tensor, name: str, severity: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Apply the degradation `name` at `severity` 1 to 5 to a uint8 image `[3, H, W]` (RGB).
+
+    `name` is a key of `DEGRADATIONS`, or "mix": one of them drawn from `generator`. The amounts
+    of noise and the direction of brightness and hue are drawn from `generator`, too.
+
+    Raises:
+        ValueError: unknown name, or severity outside 1 to 5.
+    """
+    if severity not in range(1, 6):
+        raise ValueError(f"severity {severity} is not one of 1 to 5")
+    if name == "mix":
+        name = list(DEGRADATIONS)[torch.randint(len(DEGRADATIONS), (), generator=generator)]
+    if name not in DEGRADATIONS:
+        raise ValueError(f"unknown degradation '{name}': choose from {', '.join(DEGRADATIONS)}")
+    return DEGRADATIONS[name](image, severity, generator)
+
+
+class RandomDegradation(torch.nn.Module):
+    """Degrade a uint8 image `[3, H, W]` by one of `DEGRADATIONS` at severity 1 to 3, at random."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return degrade(image, "mix", int(torch.randint(1, 4, ())))
