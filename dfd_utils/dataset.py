@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from dfd_utils.config import BUILD_DIR, CLASSES, SPLITS, UserError
 
@@ -25,9 +26,9 @@ def read_image(path: str | Path) -> Tensor:
         UserError: the file is missing, empty, truncated or no image; names it and the remedy.
     """
     try:
-        data = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
-        return decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-    except (OSError, RuntimeError, ValueError) as error:
+        with Image.open(path) as image:
+            return pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a readable image"
         raise UserError(
             f"{path}: {reason}; remove it, or let `dfd audit` put it on the exclusion list"

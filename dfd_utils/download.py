@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -20,29 +21,24 @@ from dfd_utils.dataset import IMAGE_SUFFIXES
 
 MARKER = "dataset.json"  # lies in a data set that is whole
 UNPACK_LIMIT = 3  # times the published size; beyond it an archive is not unpacked
-SPLIT_NAMES = {"train": "Train", "training": "Train", "test": "Test", "testing": "Test"}
-SPLIT_NAMES |= {"valid": "Validation", "val": "Validation", "validation": "Validation"}
+SPLIT_NAMES = {s.lower(): s for s in SPLITS} | {"valid": "Validation", "val": "Validation"}
 CLASS_NAMES = {name.lower(): name for name in CLASSES}
-
-REFUSED = "Kaggle refuses access: renew or remove the token in KAGGLE_API_TOKEN or ~/.kaggle"
 FAILURES = {  # by the status of Kaggle's answer
     None: "Kaggle cannot be reached: check the network and run again",
-    401: f"{REFUSED} (401)",
-    403: f"{REFUSED} (403)",
     404: "Kaggle has no such data set (404): look for its new name",
+    401: "Kaggle refuses access (401): renew or remove the token (KAGGLE_API_TOKEN, ~/.kaggle)",
 }
-SPACE_REMEDY = "free some, or set DFD_DATA_DIR to a folder on a larger disk"
-
-Placed = Iterator[tuple[Path, str]]  # a file of the archive, and its place in the layout
+FAILURES[403] = FAILURES[401].replace("401", "403")
+SPACE_REMEDY = "free some space, or set DFD_DATA_DIR to a folder elsewhere"
 
 
 @dataclass(frozen=True)
 class KaggleDataset:
-    """A data set on Kaggle: `counts` as published, by "split/class" or by class alone."""
+    """A data set on Kaggle; `counts` are the published (Real, Fake) by split, or of "all"."""
 
     handle: str
     gigabytes: float  # unpacked, about; the archive is taken to be as large
-    counts: dict[str, int]
+    counts: dict[str, tuple[int, int]]
     by_source_video: bool = False  # has no splits: they are made from metadata.csv
 
 
@@ -50,17 +46,15 @@ DATASETS = {
     "openforensics": KaggleDataset(
         "manjilkarki/deepfake-and-real-images",
         2.0,
-        {"Train/Real": 70_000, "Validation/Real": 19_800, "Test/Real": 5_413}
-        | {"Train/Fake": 70_000, "Validation/Fake": 19_600, "Test/Fake": 5_492},
+        {"Train": (70_000, 70_000), "Validation": (19_800, 19_600), "Test": (5_413, 5_492)},
     ),
     "stylegan-140k": KaggleDataset(
         "xhlulu/140k-real-and-fake-faces",
         4.1,
-        {"Train/Real": 50_000, "Validation/Real": 10_000, "Test/Real": 10_000}
-        | {"Train/Fake": 50_000, "Validation/Fake": 10_000, "Test/Fake": 10_000},
+        {"Train": (50_000, 50_000), "Validation": (10_000, 10_000), "Test": (10_000, 10_000)},
     ),
     "dfdc-faces": KaggleDataset(
-        "dagnelies/deepfake-faces", 0.5, {"Real": 16_293, "Fake": 79_341}, by_source_video=True
+        "dagnelies/deepfake-faces", 0.5, {"all": (16_293, 79_341)}, by_source_video=True
     ),
 }
 
@@ -86,15 +80,15 @@ def download(name: str = "openforensics", folder: str | Path | None = None) -> P
         return folder
     cache = Path(os.environ.get("KAGGLEHUB_CACHE") or folder.parent / ".kagglehub")
     try:
-        _check_space(cache, dataset)
+        here = cache / "datasets" / dataset.handle
+        _check_space(here, dataset)
         with mock.patch.dict(os.environ, {"KAGGLEHUB_CACHE": str(cache)}):
-            source = _fetch(dataset, cache)
+            source = _fetch(here, dataset)
         placed = _by_source_video(source) if dataset.by_source_video else _by_folder(source)
         counts = _lay_out(placed, folder, {"name": name, "kaggle": dataset.handle})
     except OSError as error:
-        remedy = f"; {SPACE_REMEDY}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        message = f"cannot write {error.filename or folder}: {error.strerror or error}{remedy}"
-        raise UserError(message) from error
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        raise UserError(f"cannot write {reason}; {SPACE_REMEDY}") from error
     _warn_of_counts(name, counts)
     return folder
 
@@ -103,25 +97,24 @@ def _is_laid_out(folder: Path, name: str) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        marker = json.loads((folder / MARKER).read_text())
-        if marker["name"] == name:
-            for place, count in marker["counts"].items():
-                names = os.listdir(folder / place)
-                if len(names) < count or not (folder / place / names[0]).exists():
-                    raise UserError(f"{folder / place} has lost images: remove {folder}, run again")
-            return True
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
-    raise UserError(f"{folder} holds something else than {name}: move it or choose another folder")
+        marker = dict(json.loads((folder / MARKER).read_text()))
+    except (OSError, ValueError, TypeError):
+        marker = {}
+    if marker.get("name") != name:
+        raise UserError(f"{folder} does not hold {name}: move it or choose another folder")
+    for place, count in marker["counts"].items():
+        names = os.listdir(folder / place) if (folder / place).is_dir() else []
+        if len(names) < count or not (folder / place / names[0]).exists():
+            raise UserError(f"{folder / place} has lost images: remove {folder}, run again")
+    return True
 
 
-def _check_space(cache: Path, dataset: KaggleDataset) -> None:
+def _check_space(here: Path, dataset: KaggleDataset) -> None:
     """While unpacking, archive and images lie side by side."""
-    here = cache / "datasets" / dataset.handle
     attached = "KAGGLE_KERNEL_RUN_TYPE" in os.environ  # a Kaggle notebook's input: nothing to fetch
     if attached or any(here.glob("*.complete")):
         return
-    disk = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    disk = next(parent for parent in here.parents if parent.exists())
     needed, free = 2e9 * dataset.gigabytes - _archive_size(here), shutil.disk_usage(disk).free
     if free < needed:
         space = f"{needed / 1e9:.1f} GB, {disk} has {free / 1e9:.1f} GB free"
@@ -132,16 +125,13 @@ def _archive_size(here: Path) -> int:
     return sum(path.stat().st_size for path in here.glob("*.archive"))
 
 
-def _fetch(dataset: KaggleDataset, cache: Path) -> Path:
+def _fetch(here: Path, dataset: KaggleDataset) -> Path:
     """Return kagglehub's folder of the data set, downloaded and unpacked where it is not yet."""
     import kagglehub
     from kagglehub import http_resolver
     from requests.exceptions import RequestException
 
-    def unpack(archive: str, folder: str) -> None:
-        _unpack(Path(archive), Path(folder), UNPACK_LIMIT * 1e9 * dataset.gigabytes)
-
-    here = cache / "datasets" / dataset.handle
+    unpack = partial(_unpack, limit=UNPACK_LIMIT * 1e9 * dataset.gigabytes)
     by_hand = f"or get it by hand from kaggle.com/datasets/{dataset.handle} and pass --data DIR"
     while True:
         before = _archive_size(here)
@@ -162,12 +152,8 @@ def _fetch(dataset: KaggleDataset, cache: Path) -> Path:
             raise UserError(f"kagglehub failed ({reason}): try again, {by_hand}") from error
 
 
-def _unpack(archive: Path, folder: Path, limit: float) -> None:
-    """Unpack a zip file of at most `limit` bytes of content; all of it or nothing.
-
-    `extractall` drops "..", drive and root from member names and makes no links, so that nothing
-    lands outside `folder`.
-    """
+def _unpack(archive: str, folder: str, limit: float) -> None:
+    """Unpack a zip file of at most `limit` bytes of content; all of it or nothing."""
     shutil.rmtree(folder, ignore_errors=True)  # of an unpacking that was killed
     try:
         with zipfile.ZipFile(archive) as members:
@@ -175,40 +161,39 @@ def _unpack(archive: Path, folder: Path, limit: float) -> None:
             if size > limit:
                 raise ValueError(f"it would unpack to {size / 1e9:.1f} GB")
             print(f"Unpacking {len(members.infolist()):,} files", file=sys.stderr)
-            members.extractall(folder)
+            members.extractall(folder)  # drops ".." and roots from names, and makes no links
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, (OSError, KeyboardInterrupt)):
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or not isinstance(error, Exception):
             raise  # the archive is good
-        archive.unlink()
-        message = f"the archive from Kaggle is damaged and was removed ({error}): run again"
-        raise UserError(message) from error
+        os.remove(archive)
+        text = f"the archive from Kaggle is damaged and was removed ({error}): run again"
+        raise UserError(text) from error
 
 
-def _by_folder(source: Path) -> Placed:
+def _by_folder(source: Path) -> Iterator[tuple[Path, str]]:
     """Place images by the names of the folders they lie in, whatever nesting and letter case."""
     for root, _, names in os.walk(source):
         parts = [part.lower() for part in Path(root).relative_to(source).parts]
-        split = next((SPLIT_NAMES[part] for part in reversed(parts) if part in SPLIT_NAMES), None)
-        label = next((CLASS_NAMES[part] for part in reversed(parts) if part in CLASS_NAMES), None)
-        if split and label and "__macosx" not in parts:
-            yield from ((Path(root, name), f"{split}/{label}/{name}") for name in sorted(names))
+        splits = [SPLIT_NAMES[part] for part in parts if part in SPLIT_NAMES]
+        labels = [CLASS_NAMES[part] for part in parts if part in CLASS_NAMES]
+        if splits and labels and "__macosx" not in parts:
+            place = f"{splits[-1]}/{labels[-1]}"
+            yield from ((Path(root, name), f"{place}/{name}") for name in sorted(names))
 
 
-def _by_source_video(source: Path) -> Placed:
+def _by_source_video(source: Path) -> Iterator[tuple[Path, str]]:
     """Place faces of videos by metadata.csv: a real video and all its fakes share a split."""
-    tables = sorted(source.rglob("metadata.csv"))
-    if not tables:
+    if not (tables := sorted(source.rglob("metadata.csv"))):
         raise UserError(f"{source} holds no metadata.csv: the data set on Kaggle has changed")
     images = {path.stem: path for path in source.rglob("*.jpg")}
     with open(tables[0], newline="") as file:
         for row in csv.DictReader(file):
             try:
                 image = images.get(Path(row["videoname"]).stem)
-                label, video = (
-                    CLASS_NAMES[row["label"].lower()],
-                    row["original"] or row["videoname"],
-                )
+                label = CLASS_NAMES[row["label"].lower()]
+                video = row["original"] or row["videoname"]
             except KeyError as error:
                 raise UserError(f"{tables[0]}: no column or unknown label {error}") from error
             if image:
@@ -221,28 +206,25 @@ def split_of_video(name: str) -> str:
     return "Train" if share < 0.8 else "Validation" if share < 0.9 else "Test"
 
 
-def _lay_out(placed: Placed, folder: Path, marker: dict) -> dict[str, int]:
+def _lay_out(placed: Iterator[tuple[Path, str]], folder: Path, marker: dict) -> dict[str, int]:
     """Make `folder`, which appears only when it is whole; return images by "split/class"."""
-    partial = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    hidden = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(hidden, ignore_errors=True)
     counts = {f"{split}/{name}": 0 for split in SPLITS for name in CLASSES}
     try:
         for place in counts:
-            (partial / place).mkdir(parents=True)
+            (hidden / place).mkdir(parents=True)
         for file, place in tqdm(placed, desc="Laying out", unit="img", disable=None):
-            hidden = file.is_symlink() or file.name.startswith(".")
-            if not hidden and file.suffix.lower() in IMAGE_SUFFIXES:
-                _link(file, partial / place)
+            is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+            if is_image and not file.is_symlink():
+                _link(file, hidden / place)
                 counts[place.rpartition("/")[0]] += 1
-        empty = [place for place, count in counts.items() if not count]
-        if empty:
+        if empty := [place for place, count in counts.items() if not count]:
             raise UserError(f"{marker['kaggle']} holds no images for {', '.join(empty)}")
-        (partial / MARKER).write_text(json.dumps(marker | {"counts": counts}, indent=2) + "\n")
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        (hidden / MARKER).write_text(json.dumps(marker | {"counts": counts}, indent=2) + "\n")
+        hidden.rename(folder)  # replaces an empty folder
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(hidden, ignore_errors=True)
         raise
     return counts
 
@@ -260,8 +242,9 @@ def _link(file: Path, place: Path) -> None:
 
 
 def _warn_of_counts(name: str, counts: dict[str, int]) -> None:
-    for place, expected in DATASETS[name].counts.items():
-        found = sum(n for key, n in counts.items() if f"/{key}".endswith(f"/{place}"))
-        if found != expected:
-            text = f"{place} has {found:,} images where {expected:,} were published"
-            print(f"warning: {name}: {text}", file=sys.stderr)
+    for split, published in DATASETS[name].counts.items():
+        for label, expected in zip(CLASSES, published, strict=True):
+            found = sum(counts[f"{s}/{label}"] for s in SPLITS if split in (s, "all"))
+            if found != expected:
+                text = f"{split}/{label} has {found:,} images where {expected:,} were published"
+                print(f"warning: {name}: {text}", file=sys.stderr)

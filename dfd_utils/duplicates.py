@@ -9,13 +9,13 @@ from scipy.sparse.csgraph import connected_components
 
 from dfd_utils.config import SPLITS
 
-HASH_SIZE = 16  # imagehash.phash of 16 x 16 coefficients: 256 bits
-RADIUS = 15  # Hamming distance, of 256 bits, up to which two images are compared
-BANDS = 16  # of 16 bits: two hashes within RADIUS < BANDS agree in at least one whole band
+HASH_SIZE = 8  # imagehash.phash of 8 x 8 coefficients: 64 bits
+RADIUS = 4  # Hamming distance up to which two images are compared; re-encoded copies lie within
+BANDS = RADIUS + 1  # hashes within RADIUS bits agree in at least one whole band of 12 or 13 bits
 THUMBNAIL = 32  # pixels a side
 MIN_CORRELATION = 0.995  # of two thumbnails of one picture
 MAX_BLOCK_DIFFERENCE = 2.0  # grey levels of 255; a swapped face differs by 4 and more in a block
-LONGEST_BUCKET = 2000  # neighbours compared in a band; keeps thousands of black frames affordable
+LONGEST_BUCKET = 2000  # neighbours compared in a band; bounds the cost of thousands of black frames
 MOST_LISTED = 10  # copies of one picture that are paired each with each; others with the first
 
 
@@ -52,20 +52,19 @@ def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of hashes within RADIUS bits by multi-index hashing, not each with each.
 
     Args:
-        hashes: uint64 `[n, 4]`.
+        hashes: uint64 `[n]`.
 
     Returns:
         pairs `[k, 2]` (first < second) and their Hamming distances `[k]`.
     """
     n = len(hashes)
-    bands = np.ascontiguousarray(hashes).view(np.uint16).reshape(n, BANDS)
+    bits = np.unpackbits(hashes.view(np.uint8).reshape(n, 8), axis=1)
     found = [np.empty(0, int)]
     for band in range(BANDS):
-        # Within a bucket similar hashes come to lie side by side.
-        order = np.lexsort(
-            (bands[:, (band + 2) % BANDS], bands[:, (band + 1) % BANDS], bands[:, band])
-        )
-        keys = bands[order, band]
+        some = bits[:, band::BANDS]  # bits from everywhere: neighbours in a hash are alike
+        keys = some @ (1 << np.arange(some.shape[1]))
+        order = np.lexsort((hashes, keys))  # in a bucket, similar hashes lie side by side
+        keys = keys[order]
         left = np.arange(n)
         for step in range(1, LONGEST_BUCKET + 1):
             left = left[left + step < n]
@@ -73,16 +72,11 @@ def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if not len(left):
                 break
             a, b = order[left], order[left + step]
-            near = _hamming(hashes, a, b) <= RADIUS
+            near = np.bitwise_count(hashes[a] ^ hashes[b]) <= RADIUS
             a, b = a[near], b[near]
             found.append(np.minimum(a, b) * n + np.maximum(a, b))
-    code = np.unique(np.concatenate(found))
-    pairs = np.stack([code // max(n, 1), code % max(n, 1)], 1)
-    return pairs, _hamming(hashes, pairs[:, 0], pairs[:, 1])
-
-
-def _hamming(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(hashes[a] ^ hashes[b]).sum(1, dtype=np.int64)
+    a, b = np.divmod(np.unique(np.concatenate(found)), max(n, 1))
+    return np.stack([a, b], 1), np.bitwise_count(hashes[a] ^ hashes[b])
 
 
 def compare_thumbnails(thumbnails: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +108,7 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray) -
     """Find the near duplicates: candidates by perceptual hash, verified on their thumbnails.
 
     Args:
-        hashes: uint64 `[n, 4]`.
+        hashes: uint64 `[n]`.
         thumbnails: uint8 grey `[n, 32, 32]`.
         groups: exact duplicates, as `exact_groups` gives them; one image a group is searched.
 
@@ -139,7 +133,7 @@ def find_duplicates(records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
 
     Returns:
         columns a, b (positions in `records`, a < b), kind (exact | near), match (file | pixels |
-        thumbnail), hamming (of 256 bits), correlation, difference, cluster; and the cluster of each
+        thumbnail), hamming (of 64 bits), correlation, difference, cluster; and the cluster of each
         image `[n]`: images are in one cluster that exact and near pairs connect.
     """
     groups = exact_groups(records["sha256"], records["pixels"])
@@ -179,13 +173,15 @@ def find_exclusions(files: pd.DataFrame, clusters: np.ndarray) -> pd.Series:
         files: columns path, split, label of the readable images `[n]`.
         clusters: `[n]`, as `find_duplicates` gives them.
     """
+    reason = pd.Series("", index=files.index)
+    if files.empty:
+        return reason
     table = files.assign(cluster=clusters, rank=files.split.map(SPLITS.index))
     group = table.groupby("cluster")
     highest, labels = group["rank"].transform("max"), group["label"].transform("nunique")
     kept = table[table["rank"] == highest].groupby("cluster").path.first()
     other = [table[table.label == 1 - label].groupby("cluster").path.first() for label in (0, 1)]
     opposite = table.cluster.map(other[0]).where(table.label == 0, table.cluster.map(other[1]))
-    reason = pd.Series("", index=files.index)
     leaks = table["rank"] < highest
     reason[leaks] = "also in " + table.cluster.map(kept)[leaks]
     reason[labels > 1] = "same picture under the other label: " + opposite[labels > 1]

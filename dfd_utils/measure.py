@@ -41,7 +41,7 @@ RECORD = np.dtype(
     [("error", "S100"), ("sha256", "S64"), ("pixels", "S32"), ("width", "i4"), ("height", "i4")]
     + [("format", "S8"), ("mode", "S8"), ("jpeg_tables", "S8")]
     + [(name, "f4") for name in (*STATISTICS, *COLOURS)]
-    + [("hash", "u8", 4), ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL))]
+    + [("hash", "u8"), ("thumbnail", "u1", (THUMBNAIL, THUMBNAIL))]
 )
 
 
@@ -171,7 +171,7 @@ def _measure(path: Path, record: np.void) -> None:
     grey = _fill_statistics(pixels, record)
     picture = Image.fromarray(grey)
     bits = imagehash.phash(picture, hash_size=HASH_SIZE).hash
-    record["hash"] = np.packbits(bits).view(np.uint64)
+    record["hash"] = np.packbits(bits).view(np.uint64)[0]
     size = (THUMBNAIL, THUMBNAIL)
     record["thumbnail"] = np.asarray(picture.resize(size, Image.Resampling.BOX))
 

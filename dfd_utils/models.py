@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
 from dfd_utils.config import CLASSES, UserError, write_whole
@@ -82,9 +83,7 @@ def create_model(name: str, weights: str = "none", log: Callable[[str], None] = 
     # Few steps from scratch: random depth and dropout only slow the fit of so few images, and
     # torchvision's wide initialisation of a two-class EfficientNet head starts at a loss of 2.7.
     for module in backbone.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, tv.efficientnet.StochasticDepth):
+        if isinstance(module, nn.Dropout | StochasticDepth):
             module.p = 0.0
     parent, _, leaf = entry.head.rpartition(".")
     head = nn.Linear(backbone.get_submodule(entry.head).in_features, len(CLASSES))

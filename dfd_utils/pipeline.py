@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dfd_utils import config
@@ -62,7 +62,8 @@ def run_all(
         key = _hash(key, path.read_bytes(), json.dumps(chosen, sort_keys=True))
         if path in notebooks:
             title = f"[{number}/{len(known)}] {path.stem}"
-            _execute(path, executed / path.name, chosen, key, title)
+            out = executed / path.name
+            _once(title, key, [out], partial(_papermill, path, out, chosen))
     _report(run, [executed / path.name for path in known], pdf)
     print(f"Done in {_duration(start)}. Open {_shown(BUILD_DIR / 'report.html')}", end="")
     print(f" or {_shown(BUILD_DIR / 'report.pdf')}" if pdf else "", end="")
@@ -128,13 +129,14 @@ def _hash(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-def _execute(notebook: Path, out: Path, parameters: dict, key: str, title: str) -> None:
-    done = out.with_suffix(".done")
-    if out.is_file() and done.is_file() and done.read_text() == key:
+def _once(title: str, key: str, outputs: list[Path], work: Callable[[], None]) -> None:
+    """Do the work unless its outputs are there and were made from the same inputs."""
+    done = outputs[0].with_suffix(".done")
+    if all(path.is_file() for path in [done, *outputs]) and done.read_text() == key:
         print(f"{title}: done already", flush=True)
         return
     with _step(title):
-        _papermill(notebook, out, parameters)
+        work()
         write_whole(done, key)
 
 
@@ -159,6 +161,7 @@ def _papermill(notebook: Path, out: Path, parameters: dict) -> None:
         papermill.execute_notebook(
             str(notebook), str(running), parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
             progress_bar={"disable": None, "leave": False}, stdout_file=sys.stdout,
+            extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "UserError":
@@ -179,22 +182,24 @@ class NotebookError(Exception):
 
 
 def _report(run: str, notebooks: list[Path], pdf: bool) -> None:
-    from dfd_utils.report import export_report
+    from dfd_utils.report import ASSETS, export_report
 
-    with _step("report"):
-        present = [path for path in notebooks if path.is_file()]
-        place = BUILD_DIR / "runs" / run / "report"
-        for path in export_report(present, place, TITLE, AUTHOR, SUBTITLE, pdf=pdf):
-            shutil.copyfile(path, BUILD_DIR / f".{path.name}")
-            os.replace(BUILD_DIR / f".{path.name}", BUILD_DIR / path.name)
+    present = [path for path in notebooks if path.is_file()]
+    key = _hash(*(path.read_bytes() for path in [*present, *sorted(ASSETS.iterdir())]))
+    place = BUILD_DIR / "runs" / run / "report"
+    made = [place.with_suffix(suffix) for suffix in (".html", ".pdf")[: 1 + pdf]]
+    export = partial(export_report, present, place, TITLE, AUTHOR, SUBTITLE, pdf=pdf)
+    _once("report", key, made, export)
+    for path in made:  # build/report.* is that of the last run
+        write_whole(BUILD_DIR / path.name, path.read_bytes())
 
 
 @contextmanager
-def _step(title: str, show: Callable[[str], None] = print):
+def _step(title: str) -> Iterator[None]:
     start = time.monotonic()
-    show(f"{title} …", flush=True)
+    print(f"{title} …", flush=True)
     yield
-    show(f"{title}: done in {_duration(start)}", flush=True)
+    print(f"{title}: done in {_duration(start)}", flush=True)
 
 
 def _duration(start: float) -> str:

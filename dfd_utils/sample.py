@@ -20,19 +20,24 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.portrait import PERSON, SCENE, SIZE, Portrait, draw, noise
+from dfd_utils.face import SIZE, noise
+from dfd_utils.portrait import PERSON, SCENE, Portrait, draw
 
 VERSION = 1  # raise it whenever the same seed gives other pictures
 MARKER = "sample.json"
 NOTE = "Drawn portraits and simulated swaps: they test the software, not real deepfakes."
 
 # How plain each trace of a swap is; larger is plainer. Ranges are drawn from evenly.
-SOURCE_SIZE = (36, 72)  # pixels a side at which the source was drawn; smaller is blurrier
+SOURCE_SIZE = (30, 56)  # pixels a side at which the source was drawn; smaller is blurrier
 COLOUR_LEFT = (0.05, 0.35)  # share of the colour difference that the adaptation leaves
-COLOUR_CAST = 0.12  # colour error of the adaptation, standard deviation a channel, of the mean
+COLOUR_CAST = 0.055  # error of the adapted colour, standard deviation of the log, a channel
+BRIGHTNESS_CAST = 0.11  # the same of all channels together
+COLOUR_BIAS = (0.93, 1.0, 1.08)  # red, green, blue: swapped faces come out colder
+CONTRAST_LEFT = (0.65, 0.95)  # spread of the swapped face, as a share of the target's
 LIGHT_TURN = (0.5, 1.4)  # radians by which the source's light comes from elsewhere
 MISPLACED = 0.035  # shift of the source's face, standard deviation in units of half a head
-FEATHER = (0.04, 0.16)  # width of the blend, as a share of the mask; smaller is plainer
+FEATHER = (0.06, 0.18)  # width of the blend, as a share of the mask; smaller is plainer
+SEAM = (0.03, 0.2)  # how much darker the middle of the blend is
 
 # The camera and the file, the same for both classes.
 FOCUS_BLUR = (0.2, 1.3)  # sigma in pixels
@@ -171,6 +176,7 @@ def _write_image(job: tuple[Path, int, str, int, int]) -> None:
     if label:
         alpha = _swap_mask(target, rng)
         image += alpha * (_source_face(target, image, alpha, rng) - image)
+        image *= 1 - rng.uniform(*SEAM) * 4 * alpha * (1 - alpha)
         mask = Image.fromarray(np.where(alpha >= 0.5, 255, 0).astype(np.uint8))
         mask.save(folder / "masks" / split / f"{index:04d}.png")
     pixels = _camera(image, rng)
@@ -210,13 +216,15 @@ def _source_face(
     face = np.stack(
         [np.asarray(Image.fromarray(c).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for c in low]
     )
-    left = rng.uniform(*COLOUR_LEFT)
+    left, contrast = rng.uniform(*COLOUR_LEFT), rng.uniform(*CONTRAST_LEFT)
+    cast = np.exp(rng.normal(0, BRIGHTNESS_CAST) + rng.normal(0, COLOUR_CAST, 3)) * COLOUR_BIAS
     inside = alpha > 0.5
     for channel in range(3):  # mean and spread within the mask, as swap tools adapt them
         here, there = face[channel][inside], image[channel][inside]
-        mean, spread = here.mean(), here.std() + 1e-3
-        goal = left * mean + (1 - left) * there.mean() * (1 + rng.normal(0, COLOUR_CAST))
-        face[channel] = (face[channel] - mean) * ((there.std() + spread) / (2 * spread)) + goal
+        goal = float(cast[channel]) * (left * here.mean() + (1 - left) * there.mean())
+        face[channel] -= here.mean()
+        face[channel] *= contrast * there.std() / (here.std() + 0.001)
+        face[channel] += goal
     return face
 
 

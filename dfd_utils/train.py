@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ from dfd_utils.config import PROJECT_ROOT, SPLITS, Profile, UserError, write_who
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split, read_exclusions
 from dfd_utils.models import create_model, describe, load_weights, save_model
 from dfd_utils.precision import make_accelerator, resolve_precision
+
+PATIENCE = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
 
 
 def fit(
@@ -71,9 +74,8 @@ def fit(
         return _train(model_name, data, out, profile, log)
 
 
-def _acquire(lock, out: Path, patience: float = 20) -> None:
-    # A notebook's kernel outlives its killed parent by a moment: wait for it.
-    deadline = time.monotonic() + patience
+def _acquire(lock: TextIO, out: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

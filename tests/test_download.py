@@ -180,12 +180,14 @@ def test_ends_in_the_one_layout(kaggle, tmp_path, members, capfd):
 def test_names_of_splits_vary(kaggle, tmp_path, monkeypatch, capfd):
     members = kaggle_layout("{split}/{name}/{i}.jpg", lower=True)
     kaggle.archive = archive({k.replace("validation", "valid"): v for k, v in members.items()})
-    counts = {f"{split}/{name}": 3 for split in SPLITS for name in CLASSES}
-    monkeypatch.setitem(DATASETS, "small", KaggleDataset("some/small", 0.001, counts))
+    published = dict.fromkeys(SPLITS, (3, 3))
+    monkeypatch.setitem(DATASETS, "small", KaggleDataset("some/small", 0.001, published))
     folder = download("small", tmp_path / "data" / "small")
     assert len(images_of(folder / "Validation")) == 6
     assert "published" not in capfd.readouterr().err
-    assert json.loads((folder / "dataset.json").read_text())["counts"] == counts
+    assert json.loads((folder / "dataset.json").read_text())["counts"] == {
+        f"{split}/{name}": 3 for split in SPLITS for name in CLASSES
+    }
 
 
 def test_default_folder_and_cache_lie_under_the_data_folder(kaggle, tmp_path, monkeypatch):
@@ -199,7 +201,7 @@ def test_default_folder_and_cache_lie_under_the_data_folder(kaggle, tmp_path, mo
     assert (tmp_path / "mine" / "datasets" / "manjilkarki").is_dir()
 
 
-def test_faces_of_videos_are_split_by_source_video(kaggle, tmp_path):
+def test_faces_of_videos_are_split_by_source_video(kaggle, tmp_path, capfd):
     rows, members = [], {}
     for i in range(60):
         rows.append([f"real{i:02}.mp4", "REAL", ""])
@@ -212,6 +214,7 @@ def test_faces_of_videos_are_split_by_source_video(kaggle, tmp_path):
     )
     kaggle.archive = archive(members | {"metadata.csv": table.getvalue().encode()})
     folder = download("dfdc-faces", tmp_path / "data" / "dfdc")
+    assert "all/Real has 60 images where 16,293 were published" in capfd.readouterr().err
     split_of = {p.stem: (p.parent.parent.name, p.parent.name) for p in folder.rglob("*.jpg")}
     assert len(split_of) == 180
     for i in range(60):
@@ -334,6 +337,22 @@ def test_no_space(kaggle, tmp_path, monkeypatch):
     check_nothing_left(tmp_path, folder)
 
 
+def test_a_disk_that_fills_up_while_unpacking(kaggle, tmp_path, monkeypatch):
+    kaggle.archive = archive(kaggle_layout())
+    folder = tmp_path / "data" / "faces"
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipFile, "extractall", full)
+        assert "No space left" in failure(folder)
+    check_nothing_left(tmp_path, folder)
+    kaggle.ranges.clear()
+    download("openforensics", folder)
+    assert kaggle.ranges == [0], "the archive is asked for, found complete and kept"
+
+
 def test_an_interrupted_layout_is_redone(kaggle, tmp_path, monkeypatch):
     kaggle.archive = archive(kaggle_layout())
     folder = tmp_path / "data" / "faces"
@@ -372,7 +391,7 @@ def test_without_hard_links(kaggle, tmp_path, monkeypatch):
 def test_foreign_folders_and_names_are_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    assert "holds something else" in failure(tmp_path / "mine")
+    assert "does not hold" in failure(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     message = failure(tmp_path / "other", "imagenet")
     assert all(name in message for name in ("imagenet", *DATASETS))

@@ -1,0 +1,61 @@
+"""Small real data and trained models that the tests share; nothing is written into the project."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before dfd_utils is imported: what the code writes by default goes to a folder of the tests'.
+os.environ["DFD_OUTPUT_DIR"] = tempfile.mkdtemp(prefix="dfd-tests-")
+os.environ.pop("DFD_DATA_DIR", None)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dfd_utils import config
+
+
+@pytest.fixture(scope="session")
+def tiny_sample(tmp_path_factory) -> Path:
+    """The embedded sample with 16 Train images a class and 4 in the other splits."""
+    from dfd_utils.sample import make_sample
+
+    return make_sample(tmp_path_factory.mktemp("data") / "tiny", per_class=16)
+
+
+def write_split(folder: Path, images: int, seed: int, size: int = 40) -> None:
+    """Write noise images that a network tells apart at once: Real is bright, Fake is dark."""
+    rng = np.random.default_rng(seed)
+    for name, level in (("Real", 170), ("Fake", 80)):
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            pixels = rng.normal(level, 25, (size, size, 3)).clip(0, 255).astype("uint8")
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.jpg", quality=92)
+
+
+@pytest.fixture(scope="session")
+def easy_data(tmp_path_factory) -> Path:
+    """Bright against dark images: 24 a class in Train, 8 in Validation and Test."""
+    folder = tmp_path_factory.mktemp("data") / "easy"
+    for seed, (split, images) in enumerate((("Train", 24), ("Validation", 8), ("Test", 8))):
+        write_split(folder / split, images, seed)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick() -> config.Profile:
+    """Settings that train within seconds."""
+    return config.get_profile(
+        "sample", image_size=32, epochs=2, batch_size=8, precision="fp32", warmup_steps=4, lr=3e-3
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_run(easy_data, quick, tmp_path_factory) -> Path:
+    """A run with both models, trained on the easy data."""
+    from dfd_utils.train import fit
+
+    run = tmp_path_factory.mktemp("runs") / "easy"
+    for name in ("resnet50", "efficientnet_b0"):
+        fit(name, easy_data, run / name, quick, log=lambda line: None)
+    return run

@@ -1,0 +1,127 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from dfd_utils.config import UserError
+from dfd_utils.dataset import (
+    DeepFakeDataset,
+    audit_folder,
+    check_layout,
+    data_fingerprint,
+    data_loader,
+    load_split,
+    read_image,
+)
+from tests.conftest import write_split
+
+
+@pytest.fixture
+def split(tmp_path):
+    write_split(tmp_path / "Train", 5, seed=3)
+    return tmp_path / "Train"
+
+
+def test_items_are_uint8_images_with_real_0_and_fake_1(split):
+    dataset = DeepFakeDataset(split)
+    assert len(dataset) == 10
+    for index in range(10):
+        image, label = dataset[index]
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, 40, 40)
+        assert dataset.path(index).parent.name == ("Real", "Fake")[label]
+        with Image.open(dataset.path(index)) as reference:
+            assert np.abs(np.asarray(reference, int) - image.permute(1, 2, 0).numpy()).max() <= 3
+
+
+def test_transform_and_exclusion(split):
+    dataset = DeepFakeDataset(split, v2.Resize((16, 16)), exclude={"Fake/000.jpg", "Real/004.jpg"})
+    assert len(dataset) == 8
+    assert dataset[0][0].shape == (3, 16, 16)
+    assert "Fake/000.jpg" not in {f"{p.parent.name}/{p.name}" for p in map(dataset.path, range(8))}
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_missing_or_empty_class_is_named(split, damage):
+    shutil.rmtree(split / "Fake")
+    if damage == "empty":
+        (split / "Fake").mkdir()
+    with pytest.raises(UserError, match=r"Train/Fake: no "):
+        DeepFakeDataset(split)
+
+
+def test_missing_split_is_named(split):
+    with pytest.raises(UserError, match="Validation"):
+        check_layout(split.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_image_gives_one_line_with_name_and_remedy(split, content, workers):
+    victim = split / "Real" / "002.jpg"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
+    with pytest.raises(UserError) as caught:
+        list(data_loader(DeepFakeDataset(split), 4, num_workers=workers))
+    assert str(caught.value).startswith(str(victim))
+    assert "dfd audit" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_any_colour_mode_becomes_rgb(tmp_path, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.new("RGB", (20, 10), (200, 100, 50)).convert(mode).save(tmp_path / f"a.{suffix}")
+    assert read_image(tmp_path / f"a.{suffix}").shape == (3, 10, 20)
+
+
+def test_exif_turned_image_is_upright(tmp_path):
+    image = Image.new("RGB", (20, 10))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (3, 20, 10)
+
+
+def test_random_transforms_depend_on_seed_epoch_and_index_alone(split):
+    dataset = DeepFakeDataset(split, v2.RandomCrop(16), seed=5)
+
+    def images(workers):
+        return torch.cat([batch for batch, _ in data_loader(dataset, 4, num_workers=workers)])
+
+    first = images(0)
+    assert torch.equal(first, images(2))
+    dataset.epoch = 1
+    assert not torch.equal(first, images(0))
+
+
+def test_shuffled_loader_drops_the_short_batch_only_where_there_are_more(split):
+    dataset = DeepFakeDataset(split)
+    assert [len(y) for _, y in data_loader(dataset, 4, shuffle=True, num_workers=0)] == [4, 4]
+    assert [len(y) for _, y in data_loader(dataset, 16, shuffle=True, num_workers=0)] == [10]
+
+
+def test_every_keeps_both_classes(split):
+    dataset = DeepFakeDataset(split).every(5)
+    assert len(dataset) == 5
+    assert set(dataset.labels) == {0, 1}
+
+
+def test_fingerprint_follows_the_images_and_the_audit(easy_data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(easy_data, copy)
+    before = data_fingerprint(copy)
+    assert before == data_fingerprint(easy_data)
+    exclude = audit_folder(copy) / "exclude.csv"
+    exclude.parent.mkdir(parents=True)
+    exclude.write_text("path,reason\nTrain/Real/001.jpg,duplicate\n")
+    assert data_fingerprint(copy) != before
+    assert len(load_split(copy, "Train")) == 47
+    exclude.unlink()
+    assert data_fingerprint(copy) == before
+    with open(copy / "Test" / "Fake" / "000.jpg", "ab") as file:
+        file.write(b"\0")
+    assert data_fingerprint(copy) != before

@@ -1,0 +1,116 @@
+import json
+import os
+
+import pytest
+import torch
+import torchvision
+
+from dfd_utils.config import UserError
+from dfd_utils.models import MODELS, create_model, describe, find_models, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    save_model(create_model("efficientnet_b0"), tmp_path)
+    description = describe("efficientnet_b0", 64, "fp32", 1.5, 0.4)
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("resnet50", 25557032), ("efficientnet_b0", 5288548)]
+)
+def test_models_are_torchvisions_with_two_outputs(images, name, parameters):
+    model = create_model(name).eval()
+    assert model(images).shape == (4, 2)
+    features = {"resnet50": 2048, "efficientnet_b0": 1280}[name]
+    heads = 1000 * features + 1000 - (2 * features + 2)
+    assert sum(p.numel() for p in model.parameters()) == parameters - heads
+
+
+def test_from_scratch_the_first_loss_is_that_of_a_coin(images):
+    for name in MODELS:
+        logits = create_model(name).train()(images)
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1]))
+        assert abs(loss.item() - 0.693) < 0.05
+
+
+def test_saved_model_comes_back_the_same(saved, images):
+    torch.manual_seed(0)
+    before = create_model("efficientnet_b0").eval()
+    after, description = load_model(saved)
+    assert torch.equal(before(images), after(images))
+    assert (description["temperature"], description["threshold"]) == (1.5, 0.4)
+    assert description["classes"] == ["Real", "Fake"]
+
+
+def test_weights_of_another_architecture_are_refused(saved):
+    description = json.loads((saved / "model.json").read_text())
+    (saved / "model.json").write_text(json.dumps(description | {"architecture": "resnet50"}))
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: its weights are not those of a resnet"
+    ):
+        load_model(saved)
+
+
+def test_damaged_or_missing_model_is_named(saved):
+    (saved / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not a file of weights"):
+        load_model(saved)
+    (saved / "model.json").write_text("{")
+    with pytest.raises(UserError, match=r"model\.json: damaged"):
+        load_model(saved)
+    (saved / "model.json").unlink()
+    with pytest.raises(UserError, match="no model"):
+        load_model(saved)
+
+
+def test_the_course_projects_state_dict_loads(tmp_path, images):
+    theirs = torchvision.models.resnet50(num_classes=2).eval()
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    ours = create_model("resnet50", str(tmp_path / "model.pth")).eval()
+    from dfd_utils.transforms import normalize
+
+    torch.testing.assert_close(ours(images), theirs(normalize(images)), rtol=1e-4, atol=1e-4)
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ("code-has-run",)
+
+
+def test_a_pickle_with_code_is_refused_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"fc.weight": _Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match=r"evil\.pth"):
+        create_model("resnet50", str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "code-has-run").exists()
+
+
+def test_unreachable_imagenet_weights_mean_from_scratch_with_a_line(monkeypatch, images):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    lines = []
+    model = create_model("efficientnet_b0", "imagenet", lines.append)
+    assert model(images).shape == (4, 2)
+    assert "from scratch" in lines[0]
+
+
+def test_unknown_model_is_named_with_the_known():
+    with pytest.raises(UserError, match=r"vgg.*resnet50"):
+        create_model("vgg")
+
+
+def test_find_models(saved, tmp_path_factory):
+    assert find_models(saved.parent) == [saved]
+    with pytest.raises(UserError, match="no trained model"):
+        find_models(tmp_path_factory.mktemp("empty"))
