@@ -50,12 +50,12 @@ PERSON = {
 }
 # How a face is held and lit.
 SCENE = {
-    "roll": (-0.16, 0.16),  # radians
-    "yaw": (-0.38, 0.38),
+    "roll": (-0.12, 0.12),  # radians
+    "yaw": (-0.32, 0.32),
     "pitch": (-0.1, 0.12),
-    "scale": (92, 110),  # pixels a unit
-    "centre_x": (118, 138),  # pixels
-    "centre_y": (124, 140),
+    "scale": (100, 114),  # pixels a unit
+    "centre_x": (120, 136),  # pixels
+    "centre_y": (124, 136),
     "smile": (-0.03, 0.09),
     "mouth_open": (-0.05, 0.035),  # shut below 0
     "gaze": (-0.25, 0.25),

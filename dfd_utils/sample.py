@@ -28,16 +28,16 @@ MARKER = "sample.json"
 NOTE = "Drawn portraits and simulated swaps: they test the software, not real deepfakes."
 
 # How plain each trace of a swap is; larger is plainer. Ranges are drawn from evenly.
-SOURCE_SIZE = (30, 56)  # pixels a side at which the source was drawn; smaller is blurrier
+SOURCE_SIZE = (32, 60)  # pixels a side at which the source was drawn; smaller is blurrier
 COLOUR_LEFT = (0.05, 0.35)  # share of the colour difference that the adaptation leaves
-COLOUR_CAST = 0.055  # error of the adapted colour, standard deviation of the log, a channel
-BRIGHTNESS_CAST = 0.11  # the same of all channels together
-COLOUR_BIAS = (0.93, 1.0, 1.08)  # red, green, blue: swapped faces come out colder
+COLOUR_CAST = 0.045  # error of the adapted colour, standard deviation of the log, a channel
+BRIGHTNESS_CAST = 0.09  # the same of all channels together
+COLOUR_BIAS = (0.94, 1.0, 1.07)  # red, green, blue: swapped faces come out colder
 CONTRAST_LEFT = (0.65, 0.95)  # spread of the swapped face, as a share of the target's
 LIGHT_TURN = (0.5, 1.4)  # radians by which the source's light comes from elsewhere
 MISPLACED = 0.035  # shift of the source's face, standard deviation in units of half a head
 FEATHER = (0.06, 0.18)  # width of the blend, as a share of the mask; smaller is plainer
-SEAM = (0.03, 0.2)  # how much darker the middle of the blend is
+SEAM = (0.02, 0.16)  # how much darker the middle of the blend is
 
 # The camera and the file, the same for both classes.
 FOCUS_BLUR = (0.2, 1.3)  # sigma in pixels

@@ -1,9 +1,11 @@
 """Image transforms: train and eval presets, normalisation, and the named degradations."""
 
+import io
 from collections.abc import Callable
 
 import torch
 import torchvision.transforms.v2.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -33,7 +35,10 @@ def _sign(generator: torch.Generator | None) -> int:
 
 
 def _jpeg(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:
-    return F.jpeg(image, quality=int(_level(severity, (60, 40, 25, 15, 8))))
+    buffer = io.BytesIO()
+    quality = int(_level(severity, (60, 40, 25, 15, 8)))
+    F.to_pil_image(image).save(buffer, "JPEG", quality=quality)
+    return F.pil_to_tensor(Image.open(buffer))
 
 
 def _blur(image: Tensor, severity: int, generator: torch.Generator | None) -> Tensor:

@@ -273,6 +273,23 @@ def test_candidates_are_all_pairs_within_the_radius():
     np.testing.assert_array_equal(hamming, distance[i, j])
 
 
+def test_equal_hashes_are_verified_on_thumbnails():
+    rng = np.random.default_rng(0)
+    base = gaussian_filter(128 + 500 * rng.standard_normal((32, 32)), 3).clip(20, 235)
+    local = base.copy()
+    local[8:12, 8:12] += 12  # as a swapped face differs: in one place
+    everywhere = base + rng.normal(0, 5, base.shape)  # 4 grey levels in every block
+    dim = [100 + 0.04 * base, 100 + 0.04 * (base + 0.6 * base.T)]  # nearly black, and alike
+    versions = [base, 0.9 * base + 8, local, everywhere, *dim]
+    thumbnails = np.stack(versions).round().astype(np.uint8)
+    near = duplicates.near_pairs(np.full(6, 7, np.uint64), thumbnails, np.arange(6))
+    assert near[["a", "b"]].to_numpy().tolist() == [[0, 1]]
+    pairs = np.array([[0, 0], [0, 2]])
+    correlation, difference = duplicates.compare_thumbnails(thumbnails, pairs)
+    assert correlation[0] == pytest.approx(1, abs=1e-4) and difference[0] == 0
+    assert correlation[1] > duplicates.MIN_CORRELATION and 8 < difference[1] < 13
+
+
 def test_exact_groups_join_equal_files_and_equal_pixels():
     files, pixels = np.array(list("aabcde")), np.array(list("uvvwxu"))
     groups = duplicates.exact_groups(files, pixels)

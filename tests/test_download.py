@@ -360,6 +360,7 @@ def test_an_interrupted_layout_is_redone(kaggle, tmp_path, monkeypatch):
 
     def interrupted(file, place):
         seen.append(place)
+        assert not folder.exists(), "a kill here would leave half a data set"
         if len(seen) == 7:
             raise KeyboardInterrupt
         os.link(file, place)

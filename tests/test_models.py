@@ -111,6 +111,6 @@ def test_unknown_model_is_named_with_the_known():
 
 
 def test_find_models(saved, tmp_path_factory):
-    assert find_models(saved.parent) == [saved]
+    assert find_models(saved, saved.parent / saved.name) == [saved]
     with pytest.raises(UserError, match="no trained model"):
         find_models(tmp_path_factory.mktemp("empty"))
