@@ -23,19 +23,23 @@ class Architecture:
     builder: Callable[..., nn.Module]
     imagenet: tv.WeightsEnum
     head: str
-    last_features: str  # the layer that Grad-CAM looks at
+    layers_by_stride: dict[int, str]  # last layer of each resolution, where Grad-CAM may look
 
 
 MODELS = {
     "resnet50": Architecture(
-        "ResNet50", tv.resnet50, tv.ResNet50_Weights.IMAGENET1K_V2, "fc", "layer4"
+        "ResNet50",
+        tv.resnet50,
+        tv.ResNet50_Weights.IMAGENET1K_V2,
+        "fc",
+        {8: "layer2", 16: "layer3", 32: "layer4"},
     ),
     "efficientnet_b0": Architecture(
         "EfficientNet-B0",
         tv.efficientnet_b0,
         tv.EfficientNet_B0_Weights.IMAGENET1K_V1,
         "classifier.1",
-        "features",
+        {8: "features.3", 16: "features.5", 32: "features.8"},
     ),
 }
 

@@ -8,6 +8,7 @@ from math import cos, sin
 from types import SimpleNamespace
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from dfd_utils.face import SKIN_TONES, Face, linear, noise, outer, paint, tone
 
@@ -65,6 +66,10 @@ SCENE = {
     "ambient": (0.3, 0.5),
     "warmth": (-0.06, 0.1),
 }
+# The camera, the same for every picture.
+FOCUS_BLUR = (0.2, 1.3)  # sigma in pixels
+SENSOR_NOISE = (0.004, 0.02)  # of 1
+EXPOSURE, WHITE_BALANCE = 0.12, 0.035  # standard deviations of the log gain
 
 
 def draw(ranges: dict[str, tuple], rng: np.random.Generator) -> SimpleNamespace:
@@ -194,3 +199,15 @@ class Portrait(Face):
         lit = self._lit(dome * 0.9) * (0.5 + 0.7 * streaks)
         gloss = self._shine() * streaks * 0.12
         paint(canvas, self.hair * lit + gloss, alpha)
+
+
+def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Take a portrait, float32 from 0 to 1, with a random camera: uint8 `[3, 256, 256]`.
+
+    Focus blur, exposure, white balance and sensor noise come from `rng`.
+    """
+    sigma = rng.uniform(*FOCUS_BLUR)
+    gain = np.exp(rng.normal(0, EXPOSURE) + rng.normal(0, WHITE_BALANCE, 3)).astype(np.float32)
+    grain = rng.uniform(*SENSOR_NOISE) * rng.standard_normal(image.shape, dtype=np.float32)
+    image = gaussian_filter(image, (0, sigma, sigma), truncate=3) * gain[:, None, None] + grain
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)

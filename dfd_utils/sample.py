@@ -11,39 +11,34 @@ import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from io import BytesIO
+from math import copysign, exp
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.face import SIZE, noise
-from dfd_utils.portrait import PERSON, SCENE, Portrait, draw
+from dfd_utils.portrait import PERSON, SCENE, Portrait, draw, photograph
 
 VERSION = 1  # raise it whenever the same seed gives other pictures
 MARKER = "sample.json"
 NOTE = "Drawn portraits and simulated swaps: they test the software, not real deepfakes."
 
-# How plain each trace of a swap is; larger is plainer. Ranges are drawn from evenly.
+# How plain each trace of a swap is. Pairs are ranges that are drawn from evenly.
 SOURCE_SIZE = (32, 60)  # pixels a side at which the source was drawn; smaller is blurrier
-COLOUR_LEFT = (0.05, 0.35)  # share of the colour difference that the adaptation leaves
-COLOUR_CAST = 0.045  # error of the adapted colour, standard deviation of the log, a channel
-BRIGHTNESS_CAST = 0.09  # the same of all channels together
+COLOUR_LEFT = (0.05, 0.28)  # share of the colour difference that the adaptation leaves
 COLOUR_BIAS = (0.94, 1.0, 1.07)  # red, green, blue: swapped faces come out colder
+COLOUR_CAST = 0.07  # largest error of the adapted colour, in log units, a channel
+BRIGHTNESS_CAST = 0.16  # the same of all channels together
 CONTRAST_LEFT = (0.65, 0.95)  # spread of the swapped face, as a share of the target's
 LIGHT_TURN = (0.5, 1.4)  # radians by which the source's light comes from elsewhere
 MISPLACED = 0.035  # shift of the source's face, standard deviation in units of half a head
 FEATHER = (0.06, 0.18)  # width of the blend, as a share of the mask; smaller is plainer
 SEAM = (0.02, 0.16)  # how much darker the middle of the blend is
 
-# The camera and the file, the same for both classes.
-FOCUS_BLUR = (0.2, 1.3)  # sigma in pixels
-SENSOR_NOISE = (0.004, 0.02)  # of 1
-EXPOSURE, WHITE_BALANCE = 0.12, 0.035  # standard deviations of the log gain
-JPEG_QUALITY = (85, 95)
+JPEG_QUALITY = (85, 95)  # of both classes
 
 # Test is degraded, as the Kaggle Test is.
 DEGRADED_SHARE = 0.8
@@ -101,10 +96,9 @@ def make_sample(
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-    except PermissionError as error:
-        raise UserError(f"cannot write {folder}: no permission; choose another folder") from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"cannot write {folder}: a file is in its way") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {folder} ({reason}): choose another folder") from error
     return folder
 
 
@@ -179,14 +173,12 @@ def _write_image(job: tuple[Path, int, str, int, int]) -> None:
         image *= 1 - rng.uniform(*SEAM) * 4 * alpha * (1 - alpha)
         mask = Image.fromarray(np.where(alpha >= 0.5, 255, 0).astype(np.uint8))
         mask.save(folder / "masks" / split / f"{index:04d}.png")
-    pixels = _camera(image, rng)
+    pixels = photograph(image, rng)
+    quality = int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
     if split == "Test":
         pixels = _degrade(pixels, rng)
-    quality = int(rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1))
-    # Written from memory in one go: Pillow's own buffering of small files is slower.
-    data = BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(data, "JPEG", quality=quality)
-    (folder / split / CLASSES[label] / f"{index:04d}.jpg").write_bytes(data.getvalue())
+    path = folder / split / CLASSES[label] / f"{index:04d}.jpg"
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(path, quality=quality)
 
 
 def _swap_mask(target: Portrait, rng: np.random.Generator) -> np.ndarray:
@@ -205,11 +197,11 @@ def _source_face(
     person, scene = draw(PERSON, rng), copy(target.scene)
     for name in KEPT:
         setattr(person, name, getattr(target.person, name))
-    person.skin = min(max(target.person.skin + rng.uniform(-0.25, 0.25), 0), 1)
-    scene.light_x -= np.copysign(rng.uniform(*LIGHT_TURN), scene.light_x)
+    person.skin = min(max(target.person.skin + rng.uniform(-0.2, 0.2), 0), 1)
+    scene.light_x -= copysign(rng.uniform(*LIGHT_TURN), scene.light_x)
     scene.centre_x += rng.normal(0, MISPLACED) * scene.scale
     scene.centre_y += rng.normal(0, MISPLACED) * scene.scale
-    scene.scale *= np.exp(rng.normal(0, MISPLACED))
+    scene.scale *= exp(rng.normal(0, MISPLACED))
     scene.roll += rng.normal(0, MISPLACED)
     size = int(rng.integers(*SOURCE_SIZE))
     low = Portrait(person, scene, rng, size).image()
@@ -217,7 +209,8 @@ def _source_face(
         [np.asarray(Image.fromarray(c).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for c in low]
     )
     left, contrast = rng.uniform(*COLOUR_LEFT), rng.uniform(*CONTRAST_LEFT)
-    cast = np.exp(rng.normal(0, BRIGHTNESS_CAST) + rng.normal(0, COLOUR_CAST, 3)) * COLOUR_BIAS
+    cast = BRIGHTNESS_CAST * rng.uniform(-1, 1) + COLOUR_CAST * rng.uniform(-1, 1, 3)
+    cast = np.exp(cast) * COLOUR_BIAS
     inside = alpha > 0.5
     for channel in range(3):  # mean and spread within the mask, as swap tools adapt them
         here, there = face[channel][inside], image[channel][inside]
@@ -226,15 +219,6 @@ def _source_face(
         face[channel] *= contrast * there.std() / (here.std() + 0.001)
         face[channel] += goal
     return face
-
-
-def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Focus blur, exposure, white balance and sensor noise: uint8 `[3, 256, 256]`."""
-    sigma = rng.uniform(*FOCUS_BLUR)
-    gain = np.exp(rng.normal(0, EXPOSURE) + rng.normal(0, WHITE_BALANCE, 3)).astype(np.float32)
-    grain = rng.uniform(*SENSOR_NOISE) * rng.standard_normal(image.shape, dtype=np.float32)
-    image = gaussian_filter(image, (0, sigma, sigma), truncate=3) * gain[:, None, None] + grain
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -109,7 +109,7 @@ def _train(
     averaged = AveragedModel(model, multi_avg_fn=_ema(profile.ema_decay), use_buffers=True)
     averaged.to(accelerator.device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=profile.lr, weight_decay=profile.weight_decay
+        model.parameters(), lr=profile.lr, weight_decay=profile.weight_decay, fused=True
     )
     # Constant after the warm-up: with averaged weights every epoch's model is valid on its own,
     # so that one run shows what 1, 3, 5 and 8 epochs give.

@@ -52,7 +52,8 @@ def shortcut_table(summary: dict) -> pd.DataFrame:
     table = pd.DataFrame(summary["shortcuts"])
     table = table[table["split"] == SPLITS[0]].set_index("traits")
     shown = [_interval(row.auc, row.low, row.high) for row in table.itertuples()]
-    return pd.DataFrame({"images": table["images"], "AUC [95 % interval]": shown})
+    shown = {"images": table["images"], "AUC [95 % interval]": shown}
+    return pd.DataFrame(shown).rename_axis(None)
 
 
 def shift_table(summary: dict) -> pd.DataFrame:
@@ -61,7 +62,12 @@ def shift_table(summary: dict) -> pd.DataFrame:
     table = table[table["class"] == "All"]
     shown = table["cliffs_delta"].map("{:+.2f}".format) + " (" + table["size"] + ")"
     table = table.assign(shown=shown).pivot(index="statistic", columns="split", values="shown")
-    return table[[split for split in SPLITS if split in table]]
+    table = table[[split for split in SPLITS if split in table]]
+    return (
+        table.rename(lambda name: name.replace("_", " "))
+        .rename_axis(None)
+        .rename_axis(None, axis=1)
+    )
 
 
 def audit_words(summary: dict) -> str:
@@ -178,16 +184,15 @@ def colophon(folders: list[Path]) -> pd.DataFrame:
     columns = {}
     for folder in folders:
         told = json.loads((folder / "config.json").read_text())
-        versions = ", ".join(f"{name} {number}" for name, number in told["versions"].items())
         columns[title_of(folder)] = {
             "data set": told["data"],
             "data fingerprint": told["data_fingerprint"],
             **told["settings"],
             "device": told["device"],
-            "versions": versions,
+            **{f"version of {name}": number for name, number in told["versions"].items()},
             "git commit": told["git_commit"],
         }
-    return pd.DataFrame(columns).map(str)
+    return pd.DataFrame(columns).map(str).rename({"name": "profile"})
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
@@ -213,7 +218,7 @@ def pair_table(comparison: dict, first: str, second: str) -> pd.DataFrame:
         }
         for name, row in rows.items()
     }
-    return pd.DataFrame(table).T.rename_axis("difference in")
+    return pd.DataFrame(table).T
 
 
 def agreement_table(agreement: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -230,7 +235,7 @@ def agreement_table(agreement: pd.DataFrame, first: str, second: str) -> pd.Data
             ("Fake", "fake_images", "fake_share"),
         )
     }
-    return pd.DataFrame(shown, index=pd.Index(names, name="who is right"))
+    return pd.DataFrame(shown, index=names)
 
 
 def cost_table(costs: dict[str, dict]) -> pd.DataFrame:

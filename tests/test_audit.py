@@ -279,7 +279,7 @@ def test_equal_hashes_are_verified_on_thumbnails():
     local = base.copy()
     local[8:12, 8:12] += 12  # as a swapped face differs: in one place
     everywhere = base + rng.normal(0, 5, base.shape)  # 4 grey levels in every block
-    dim = [100 + 0.04 * base, 100 + 0.04 * (base + 0.6 * base.T)]  # nearly black, and alike
+    dim = [100 + 0.025 * base, 100 + 0.025 * (base + 0.4 * base.T)]  # nearly black, and alike
     versions = [base, 0.9 * base + 8, local, everywhere, *dim]
     thumbnails = np.stack(versions).round().astype(np.uint8)
     near = duplicates.near_pairs(np.full(6, 7, np.uint64), thumbnails, np.arange(6))

@@ -138,16 +138,16 @@ def _saved(quality: int):
 
 
 def test_test_is_degraded_and_train_is_not(tmp_path, monkeypatch):
-    folder = make_sample(tmp_path / "some", per_class=64, seed=5, processes=1)
+    folder = make_sample(tmp_path / "some", per_class=32, seed=5, processes=1)
     monkeypatch.setattr(sample, "_degrade", lambda image, rng: image)
-    clean = make_sample(tmp_path / "clean", per_class=64, seed=5, processes=1)
+    clean = make_sample(tmp_path / "clean", per_class=32, seed=5, processes=1)
     assert digests(folder, "Train/*/*") == digests(clean, "Train/*/*")
     assert digests(folder, "Validation/*/*") == digests(clean, "Validation/*/*")
     names = sorted(path.relative_to(clean) for path in clean.glob("Test/*/*.jpg"))
     change = {name: np.abs(pixels(folder / name) - pixels(clean / name)).mean() for name in names}
     for name in CLASSES:
-        share = np.mean([value > 2.2 for path, value in change.items() if path.parts[1] == name])
-        assert 0.3 < share < 1
+        share = np.mean([value > 0 for path, value in change.items() if path.parts[1] == name])
+        assert 0.5 < share < 1
 
     def saturation(root):
         return np.mean([np.ptp(pixels(root / name), axis=2).mean() for name in names])
@@ -216,9 +216,9 @@ def test_other_contents_are_left_alone(tmp_path):
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(UserError, match="other files"):
         make_sample(tmp_path, per_class=1)
-    with pytest.raises(UserError, match="file"):
+    with pytest.raises(UserError, match="other files"):
         make_sample(tmp_path / "photo.jpg", per_class=1)
-    with pytest.raises(UserError, match="file"):
+    with pytest.raises(UserError, match="Not a directory"):
         make_sample(tmp_path / "photo.jpg" / "sample", per_class=1)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
@@ -228,7 +228,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError, match="locked"):
+    with pytest.raises(UserError, match=r"locked \(Permission denied\)"):
         make_sample(tmp_path / "locked", per_class=1)
 
 
