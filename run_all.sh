@@ -11,7 +11,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 unset PYTHONDONTWRITEBYTECODE # without bytecode files every import is slow
-export MPLBACKEND=agg TOKENIZERS_PARALLELISM=false
+export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} # this checkout's code, whatever else is installed
 
 fail() {
   echo "run_all.sh: $1" >&2
@@ -68,6 +68,8 @@ test)
   setup
   shift
   cd "$here"
+  "$python" -c 'import pytest, ruff, statsmodels, torchmetrics' 2>/dev/null ||
+    fail "the active environment lacks the test packages: pip install -e '.[test]'" 2
   "$python" -m ruff format --check --quiet . || fail "formatting: run ruff format"
   "$python" -m ruff check --quiet . || fail "lint: run ruff check"
   exec "$python" -m pytest "$@"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.special import expit
 
-from dfd_utils import compare, metrics, plots, transforms
+from dfd_utils import compare, metrics, plots, resampling, transforms
 from dfd_utils.config import CLASSES, UserError, write_whole
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split
 from dfd_utils.models import MODELS, Detector, find_models, load_model
@@ -120,7 +120,7 @@ def _score(margin, description: dict):
 def _judged(predictions: pd.DataFrame, threshold: float, resamples: int) -> dict:
     labels, scores = predictions["label"], predictions["score"]
     entry = {"images": len(labels), **metrics.all_metrics(labels, scores)}
-    intervals = compare.bootstrap(labels, {"model": scores}, resamples).intervals.loc["model"]
+    intervals = resampling.bootstrap(labels, {"model": scores}, resamples).intervals.loc["model"]
     entry["intervals"] = {name: [row.low, row.high] for name, row in intervals.iterrows()}
     entry["at_validation_threshold"] = metrics.threshold_metrics(labels, scores, threshold)
     return entry

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from dfd_utils import metrics
@@ -81,66 +80,6 @@ def class_counts(counts: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.set(xlabel="images", xlim=(0, counts.to_numpy().max() * 1.18))
     axis.grid(axis="y", visible=False)
-    return figure
-
-
-def _picture_grid(rows: int, columns: int, below: float = 0.0):
-    """Square axes that touch; `below` inches of room under each row, 0.3 at the left for names."""
-    side = (WIDTH - 0.3) / columns
-    height = rows * (side + below)
-    # Laid out by hand: constrained layout would tear the pictures apart.
-    figure = Figure(figsize=(WIDTH, height), layout="none")
-    axes = np.empty((rows, columns), object)
-    for row, column in np.ndindex(rows, columns):
-        bottom = height - row * (side + below) - side
-        box = (0.3 + column * side) / WIDTH, bottom / height, side / WIDTH, side / height
-        axes[row, column] = figure.add_axes(box)
-        axes[row, column].axis("off")
-    return figure, axes
-
-
-def _show(axis, path: Path) -> None:
-    # A border of the page's colour keeps neighbours apart.
-    axis.imshow(Image.open(path).convert("RGB").resize((160, 160)))
-    axis.set(xlim=(-3, 163), ylim=(163, -3))
-
-
-def _name_row(axis, title: str) -> None:
-    label = {"rotation": 90, "ha": "right", "va": "center", "fontweight": "bold", "fontsize": 8}
-    axis.text(-10, 80, title.replace("EfficientNet", "EffNet"), **label)
-
-
-def gallery(rows: dict[str, list[Path]], captions: list[str] | None = None) -> Figure:
-    """A row of images for each entry, named at its left; captions go below, row by row."""
-    columns = max(len(paths) for paths in rows.values())
-    figure, axes = _picture_grid(len(rows), columns, below=0.17 if captions else 0.0)
-    texts = iter(captions or [])
-    for row, (title, paths) in enumerate(rows.items()):
-        for column, path in enumerate(paths):
-            _show(axes[row, column], path)
-            if captions:
-                axes[row, column].text(80, 166, next(texts), ha="center", va="top", fontsize=7)
-        if paths:
-            _name_row(axes[row, 0], title)
-    return figure
-
-
-def heat_maps(paths: list[Path], maps: dict[str, np.ndarray], masks: list[Path] | None) -> Figure:
-    """Images in the first row, below it each model's heat maps `[N, S, S]`, the mask outlined."""
-    figure, axes = _picture_grid(1 + len(maps), len(paths))
-    for column, path in enumerate(paths):
-        for row, title in enumerate(["image", *maps]):
-            axis = axes[row, column]
-            _show(axis, path)
-            if row:
-                heat = maps[title][column]
-                axis.imshow(heat, cmap="inferno", alpha=0.6, extent=(0, 160, 160, 0))
-                axis.set(xlim=(-3, 163), ylim=(163, -3))
-            if masks:
-                mask = np.asarray(Image.open(masks[column]).resize((160, 160)))
-                axis.contour(mask, [128], colors="white", linewidths=0.9)
-            if column == 0:
-                _name_row(axis, title)
     return figure
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 
-from dfd_utils.config import BUILD_DIR, Profile, write_whole
+from dfd_utils.config import BUILD_DIR, Profile, UserError, write_whole
 from dfd_utils.models import create_model
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -19,7 +19,16 @@ _MINIMUM_GAIN = 1.1  # a smaller gain is within the noise of the measurement
 
 
 def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
-    """Return an Accelerator for `precision` (fp32, bf16 or fp16), with a seeded shuffle."""
+    """Return an Accelerator for `precision` (fp32, bf16 or fp16), with a seeded shuffle.
+
+    A model trained in fp16 on a GPU is used in fp32 where there is none, and one trained in bf16
+    likewise on a GPU without it.
+    """
+    cuda = torch.cuda.is_available()
+    if precision == "fp16" and not cuda:
+        precision = "fp32"
+    if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported(False):
+        precision = "fp32"
     # accelerate allows one precision a process; a notebook or a test may use several in turn
     AcceleratorState._reset_state()
     loader = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=seed)
@@ -27,7 +36,13 @@ def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
 
 
 def resolve_precision(model_name: str, profile: Profile, log: Callable[[str], None]) -> Profile:
-    """Replace precision "auto" by the fastest on this machine, measured once and kept."""
+    """Replace precision "auto" by the fastest on this machine, measured once and kept.
+
+    Raises:
+        UserError: fp16 was asked for and there is no GPU.
+    """
+    if profile.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("setting precision: fp16 needs a GPU; choose auto, bf16 or fp32")
     if profile.precision != "auto":
         return profile
     place = BUILD_DIR / "precision.json"

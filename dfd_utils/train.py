@@ -1,17 +1,10 @@
 """Training: `fit` with checkpoints, exact resume at epoch ends, and averaged weights."""
 
-import dataclasses
-import fcntl
 import json
 import math
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -26,12 +19,18 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from dfd_utils import metrics, transforms
-from dfd_utils.config import PROJECT_ROOT, SPLITS, Profile, UserError, write_whole
-from dfd_utils.dataset import data_fingerprint, data_loader, load_split, read_exclusions
+from dfd_utils.checkpoint import (
+    Progress,
+    acquire,
+    configuration,
+    load_checkpoint,
+    refuse_other_settings,
+    save_checkpoint,
+)
+from dfd_utils.config import SPLITS, Profile, UserError, write_whole
+from dfd_utils.dataset import data_loader, load_split
 from dfd_utils.models import create_model, describe, load_weights, save_model
 from dfd_utils.precision import make_accelerator, resolve_precision
-
-PATIENCE = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
 
 
 def fit(
@@ -63,39 +62,15 @@ def fit(
             f"{out}: cannot be written ({error.strerror}); choose another run"
         ) from error
     with lock:
-        _acquire(lock, out)
+        acquire(lock, out)
         profile = resolve_precision(model_name, profile, log)
-        config = _configuration(model_name, data, profile)
-        _refuse_other_settings(out / "config.json", config)
+        config = configuration(model_name, data, profile)
+        refuse_other_settings(out / "config.json", config)
         if (out / "model.json").is_file():
             log(f"{out.name}: already trained, nothing to do")
             return pd.read_csv(out / "history.csv")
         write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
         return _train(model_name, data, out, profile, log)
-
-
-def _acquire(lock: TextIO, out: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise UserError(f"{out}: another process trains here; wait or stop it") from error
-            time.sleep(0.5)
-
-
-class _Progress:
-    """The history, in the form that accelerate keeps in a checkpoint."""
-
-    def __init__(self):
-        self.rows: list[dict] = []
-
-    def state_dict(self) -> dict:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.rows = state["rows"]
 
 
 def _train(
@@ -125,9 +100,9 @@ def _train(
         data_loader(validation_set, batch_size * 2, num_workers=workers),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=profile.label_smoothing)
-    progress = _Progress()
+    progress = Progress()
     accelerator.register_for_checkpointing(averaged, progress)
-    _load_checkpoint(accelerator, out, log)
+    load_checkpoint(accelerator, out, log)
 
     for epoch in range(len(progress.rows) + 1, profile.epochs + 1):
         start = time.perf_counter()
@@ -148,7 +123,7 @@ def _train(
         progress.rows.append(row)
         if row["auc"] >= max(r["auc"] for r in progress.rows) and accelerator.is_main_process:
             save_model(averaged.module, out)
-        _save_checkpoint(accelerator, out)
+        save_checkpoint(accelerator, out)
         history = pd.DataFrame(progress.rows)
         write_whole(out / "history.csv", history.to_csv(index=False))
         log(
@@ -247,62 +222,3 @@ def _ema(decay: float) -> Callable:
             torch._foreach_copy_(averaged, current)
 
     return update
-
-
-def _save_checkpoint(accelerator: Accelerator, out: Path) -> None:
-    partial, place, old = (out / f"checkpoint{suffix}" for suffix in (".partial", "", ".old"))
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if place.exists():
-            place.rename(old)
-        partial.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _load_checkpoint(accelerator: Accelerator, out: Path, log: Callable[[str], None]) -> None:
-    for place in (out / "checkpoint", out / "checkpoint.old"):
-        if place.is_dir():
-            log(f"{out.name}: going on from {place.name}")
-            return accelerator.load_state(str(place))
-
-
-def _configuration(model_name: str, data: Path, profile: Profile) -> dict:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True
-    )
-    excluded = read_exclusions(data)
-    return {
-        "model": model_name,
-        "settings": dataclasses.asdict(profile),
-        "data": data.name,
-        "data_fingerprint": data_fingerprint(data),
-        "excluded_images": {s: sum(p.startswith(f"{s}/") for p in excluded) for s in SPLITS},
-        "classes": {"0": "Real", "1": "Fake"},
-        "positive_class": "Fake",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "accelerate", "dfd-utils")},
-        },
-        "git_commit": commit.stdout.strip() or "unknown",
-    }
-
-
-def _refuse_other_settings(path: Path, config: dict) -> None:
-    if not path.is_file():
-        return
-    before = json.loads(path.read_text())
-    for part in ("model", "data_fingerprint", "settings"):
-        old, new = before[part], config[part]
-        if part == "settings":  # the number of workers changes no result
-            changed = [k for k in new if old.get(k) != new[k] and k != "num_workers"]
-            old, new = ({k: side.get(k) for k in changed} for side in (old, new))
-        if old != new:
-            raise UserError(
-                f"{path.parent}: holds a run with {part} {old}, asked for is {new}; "
-                "choose another run name, or delete that folder"
-            )

@@ -8,7 +8,8 @@ prints both for AUC 0.8 and 0.97 on sets of 500 images (a few minutes).
 import numpy as np
 from scipy.stats import norm
 
-from dfd_utils.compare import bootstrap, delong, delong_interval, mcnemar
+from dfd_utils.compare import delong, delong_interval, mcnemar
+from dfd_utils.resampling import bootstrap
 
 
 def coverage_simulation(

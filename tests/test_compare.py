@@ -11,7 +11,7 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from dfd_utils import compare, metrics
+from dfd_utils import compare, metrics, resampling
 from dfd_utils.config import UserError
 
 
@@ -37,11 +37,13 @@ def _frame(labels, scores) -> pd.DataFrame:
 @pytest.mark.parametrize("step", [None, 0.1])
 def test_bootstrap_equals_a_plain_loop_over_the_same_resamples(step, monkeypatch):
     labels, a, b = _images(120, step)
-    monkeypatch.setattr(compare, "CHUNK", 120 * 7)  # several chunks, the last one not full
-    found = compare.bootstrap(labels, {"a": a, "b": b}, 40, seed=3, threshold={"a": 0.4, "b": 0.6})
+    monkeypatch.setattr(resampling, "CHUNK", 120 * 7)  # several chunks, the last one not full
+    found = resampling.bootstrap(
+        labels, {"a": a, "b": b}, 40, seed=3, threshold={"a": 0.4, "b": 0.6}
+    )
 
     rng = np.random.default_rng(3)
-    counts = np.vstack([compare.resample_counts(labels, rows, rng) for rows in [7] * 5 + [5]])
+    counts = np.vstack([resampling.resample_counts(labels, rows, rng) for rows in [7] * 5 + [5]])
     loop = {"a": [], "b": []}
     for row in counts.astype(int):
         drawn = np.repeat(np.arange(120), row)
@@ -65,7 +67,7 @@ def test_bootstrap_equals_a_plain_loop_over_the_same_resamples(step, monkeypatch
 
 def test_resamples_keep_the_class_sizes_and_draw_evenly():
     labels = np.array([1, 0, 0, 1, 0, 0, 0])
-    counts = compare.resample_counts(labels, 20_000, np.random.default_rng(0))
+    counts = resampling.resample_counts(labels, 20_000, np.random.default_rng(0))
     assert (counts[:, labels == 1].sum(axis=1) == 2).all()
     assert (counts[:, labels == 0].sum(axis=1) == 5).all()
     assert np.allclose(counts.mean(axis=0), 1, atol=0.03)
@@ -74,7 +76,7 @@ def test_resamples_keep_the_class_sizes_and_draw_evenly():
 
 def test_bootstrap_repeats_itself_and_pairs_the_models():
     labels, a, _ = _images()
-    first, again, other = (compare.bootstrap(labels, {"a": a, "b": a}, 50, s) for s in (1, 1, 2))
+    first, again, other = (resampling.bootstrap(labels, {"a": a, "b": a}, 50, s) for s in (1, 1, 2))
     pd.testing.assert_frame_equal(first.intervals, again.intervals)
     assert not first.intervals.equals(other.intervals)
     assert (first.difference("a", "b") == 0).all(axis=None)
@@ -82,10 +84,10 @@ def test_bootstrap_repeats_itself_and_pairs_the_models():
 
 def test_bootstrap_refuses_what_it_cannot_resample():
     with pytest.raises(UserError, match="Real and Fake"):
-        compare.bootstrap([1, 1], {"a": [0.1, 0.2]}, 5)
+        resampling.bootstrap([1, 1], {"a": [0.1, 0.2]}, 5)
     for models, resamples in (({}, 5), ({"a": [0.1, 0.2]}, 0)):
         with pytest.raises(UserError, match="at least one"):
-            compare.bootstrap([0, 1], models, resamples)
+            resampling.bootstrap([0, 1], models, resamples)
 
 
 # -- DeLong and McNemar --------------------------------------------------------------------------

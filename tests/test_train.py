@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dfd_utils import train
+from dfd_utils import checkpoint, train
 from dfd_utils.config import UserError
 
 TIMING = ["seconds", "images_per_second"]
@@ -145,7 +145,7 @@ def test_loss_that_is_not_finite_ends_the_run(easy_data, quick, tmp_path):
 def test_a_second_process_is_told_to_wait(easy_data, quick, tmp_path, monkeypatch):
     import fcntl
 
-    monkeypatch.setattr(train, "PATIENCE", 0)
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0)
     (tmp_path / ".lock").touch()
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
