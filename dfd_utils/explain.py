@@ -16,7 +16,7 @@ def grad_cam(folder: Path, paths: list[Path]) -> np.ndarray:
     """Return Grad-CAM heat maps for the class Fake, float32 `[N, S, S]` from 0 to 1 each.
 
     S is the model's image size. Grad-CAM: Selvaraju et al. 2017, through captum. It looks at the
-    deepest layer whose map is at least 7 x 7, which is the last one at 224 pixels: at 64 pixels
+    deepest layer whose map is at least 4 x 4, which is the last one at 224 pixels: at 64 pixels
     the last map is 2 x 2, and tells no place in the face from another.
     """
     model, description = load_model(folder)
@@ -25,7 +25,7 @@ def grad_cam(folder: Path, paths: list[Path]) -> np.ndarray:
     images = torch.stack([resize(read_image(path)) for path in paths])
     images = transforms.normalize(images).requires_grad_()
     layers = MODELS[description["architecture"]].layers_by_stride
-    stride = max((s for s in layers if size / s >= 7), default=min(layers))
+    stride = max((s for s in layers if size / s >= 4), default=min(layers))
     layer = model.backbone.get_submodule(layers[stride])
     maps = LayerGradCam(model.backbone, layer).attribute(images, target=1, relu_attributions=True)
     maps = LayerAttribution.interpolate(maps.detach(), (size, size), "bilinear")[:, 0]

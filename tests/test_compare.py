@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from coverage_simulation import coverage_simulation
 from scipy.stats import norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from dfd_utils import compare, metrics, resampling
 from dfd_utils.config import UserError
+from tests.coverage_simulation import coverage_simulation
 
 
 def _images(n: int = 300, step: float | None = None, seed: int = 0) -> tuple:
