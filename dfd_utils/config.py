@@ -104,6 +104,8 @@ def _checked(key: str, value: object, expected: type) -> object:
         raise UserError(f"setting {key}: {value} is less than {_MINIMUM.get(key, 0)}")
     if key == "precision" and value not in ("auto", "fp32", "bf16", "fp16"):
         raise UserError(f"setting precision: '{value}' is not auto, fp32, bf16 or fp16")
+    if key == "weights" and value not in ("none", "imagenet") and not Path(value).is_file():
+        raise UserError(f"setting weights: {value} is neither none, imagenet nor a file")
     if key in ("ema_decay", "label_smoothing", "degradation_probability") and value > 1:
         raise UserError(f"setting {key}: {value} is more than 1")
     return value

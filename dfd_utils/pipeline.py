@@ -49,7 +49,7 @@ def run_all(
     notebooks = _selected(only)
     parameters = dict(parameters or {})
     known = {path: _parameters_of(path) for path in sorted(NOTEBOOKS.glob("0*.ipynb"))}
-    _check_parameters(parameters, {n for path in notebooks for n in known[path]}, profile)
+    _check_parameters(parameters, {n for names in known.values() for n in names}, profile)
     run = run or {None: "sample", "kaggle": "openforensics"}.get(data) or Path(data).resolve().name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
         raise UserError(f"run name '{run}': use letters, digits, dots, dashes and underscores")

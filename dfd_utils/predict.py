@@ -73,7 +73,7 @@ def predict(paths: Iterable[str | Path], model: str | Path | None = None) -> pd.
         else (str(path), CLASSES[int(score >= threshold)], score, threshold, None)
         for path, (score, error) in zip(files, rows, strict=True)
     ]
-    return pd.DataFrame(table, columns=COLUMNS).astype(object)
+    return pd.DataFrame(table, columns=COLUMNS, dtype=object)
 
 
 def default_model(runs: Path | None = None) -> Path:

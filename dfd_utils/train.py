@@ -28,8 +28,8 @@ from dfd_utils.checkpoint import (
     save_checkpoint,
 )
 from dfd_utils.config import SPLITS, Profile, UserError, write_whole
-from dfd_utils.dataset import data_loader, load_split
-from dfd_utils.models import create_model, describe, load_weights, save_model
+from dfd_utils.dataset import check_layout, data_loader, load_split
+from dfd_utils.models import architecture, create_model, describe, load_weights, save_model
 from dfd_utils.precision import make_accelerator, resolve_precision
 
 
@@ -54,6 +54,8 @@ def fit(
         UserError: bad data or settings, a run of other settings or data in `out`, another
             process training there, or a loss that is no longer finite.
     """
+    architecture(model_name)
+    check_layout(data)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")  # noqa: SIM115  (held until the end of the training)
