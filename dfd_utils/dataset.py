@@ -147,7 +147,8 @@ def data_loader(
     are fewer than one batch. `num_workers` None: the cores less one, 8 at the most.
     """
     if num_workers is None:
-        num_workers = min(8, max(1, len(os.sched_getaffinity(0)) - 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        num_workers = min(8, max(1, cores - 1))
     return DataLoader(
         dataset,
         batch_size=batch_size,

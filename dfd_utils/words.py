@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import binomtest
 
-from dfd_utils.config import CLASSES, SPLITS
+from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.evaluate import read_metrics
 from dfd_utils.models import MODELS
 from dfd_utils.published import published_results
@@ -156,9 +156,15 @@ def pointing_words(title: str, game: dict) -> str:
 
 
 def title_of(folder: Path) -> str:
-    """Return the printed name of the model in a folder, as "ResNet50"."""
-    architecture = json.loads((folder / "model.json").read_text())["architecture"]
-    return MODELS[architecture].title
+    """Return the printed name of the model in a folder, as "ResNet50".
+
+    Raises:
+        UserError: no trained model there.
+    """
+    place = folder / "model.json"
+    if not place.is_file():
+        raise UserError(f"{folder}: no trained model; run notebooks 02 and 03 first")
+    return MODELS[json.loads(place.read_text())["architecture"]].title
 
 
 def colophon(folders: list[Path]) -> pd.DataFrame:
