@@ -16,7 +16,6 @@ from dfd_utils.config import CLASSES, FIGURES_DIR, write_whole
 WIDTH = 7.0  # inches: the text width of the report's A4 page
 # Okabe and Ito's palette, told apart by the colour-blind and in grey print.
 CLASS_COLOURS = {"Real": "#0072B2", "Fake": "#D55E00"}
-SPLIT_COLOURS = {"Train": "#999999", "Validation": "#56B4E9", "Test": "#000000"}
 MODEL_COLOURS = {"ResNet50": "#0072B2", "EfficientNet-B0": "#D55E00", "Average of both": "#009E73"}
 MODEL_MARKERS = {"ResNet50": "o", "EfficientNet-B0": "s", "Average of both": "D"}
 STYLE = {
