@@ -92,5 +92,7 @@ def test_pointing_game_counts_peaks_inside_the_mask(tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     inside, outside, flat = np.zeros((3, 8, 8))
     inside[3, 5] = outside[6, 1] = 1
-    game = explain.pointing_game(np.stack([inside, outside, flat]), [tmp_path / "mask.png"] * 3)
-    assert game == {"images": 3, "hits": 1, "chance": 9 / 64}
+    game = explain.pointing_game(
+        np.stack([inside, inside, outside, flat]), [tmp_path / "mask.png"] * 4
+    )
+    assert game == {"images": 4, "hits": 2, "chance": 9 / 64}
