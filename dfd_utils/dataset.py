@@ -124,8 +124,24 @@ def _image_names(folder: Path) -> list[str]:
             f"{folder}: no such folder; a data set is laid out as "
             f"{{{','.join(SPLITS)}}}/{{{','.join(CLASSES)}}}"
         )
+    return [entry.name for entry in image_entries(folder)]
+
+
+def image_entries(folder: Path) -> list[os.DirEntry]:
+    """Return the image files of a folder by name.
+
+    Raises:
+        UserError: a file's name is not UTF-8, which no table could hold.
+    """
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES))
+        found = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    for entry in found:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            text = f"{folder}: the file name {entry.name!a} is not UTF-8; rename it"
+            raise UserError(text) from None
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def audit_folder(data: Path) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.dataset import IMAGE_SUFFIXES, read_image
+from dfd_utils.dataset import image_entries, read_image
 from dfd_utils.duplicates import HASH_SIZE, THUMBNAIL
 
 VERSION = 1  # raise it whenever the same file gives other values
@@ -55,10 +55,9 @@ def list_images(folder: Path) -> pd.DataFrame:
     for split in SPLITS:
         for label, name in enumerate(CLASSES):
             try:
-                entries = sorted(os.scandir(folder / split / name), key=lambda entry: entry.name)
+                entries = image_entries(folder / split / name)
             except (FileNotFoundError, NotADirectoryError):
                 entries = []
-            entries = [e for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES)]
             missing += [] if entries else [f"{split}/{name}"]
             for entry in entries:
                 try:

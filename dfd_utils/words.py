@@ -41,10 +41,12 @@ def shortcut_table(summary: dict) -> pd.DataFrame:
 def shift_table(summary: dict) -> pd.DataFrame:
     """Return how far Validation and Test differ from Train (Cliff's delta), from an audit."""
     table = pd.DataFrame(summary["shift"])
-    table = table[table["class"] == "All"]
-    shown = table["cliffs_delta"].map("{:+.2f}".format) + " (" + table["size"] + ")"
-    table = table.assign(shown=shown).pivot(index="statistic", columns="split", values="shown")
-    table = table[[split for split in SPLITS if split in table]]
+    shown = table["cliffs_delta"].map("{:+.2f}".format)
+    all_images = table["class"] == "All"
+    table["shown"] = shown.where(~all_images, shown + " (" + table["size"] + ")")
+    table["column"] = table["split"].where(all_images, table["split"] + ", " + table["class"])
+    columns = table["column"].unique()
+    table = table.pivot(index="statistic", columns="column", values="shown")[columns].fillna("")
     return (
         table.rename(lambda name: name.replace("_", " "))
         .rename_axis(None)
