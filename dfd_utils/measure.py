@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.dataset import image_entries, read_image
 from dfd_utils.duplicates import HASH_SIZE, THUMBNAIL
+from dfd_utils.images import image_entries, read_pixels
 
 VERSION = 1  # raise it whenever the same file gives other values
 CHUNK = 64  # images a task of a worker process
@@ -113,22 +113,16 @@ def _run(jobs: list[list[str]], processes: int) -> Iterator[np.ndarray]:
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:  # torch is imported once, not once a worker
+    if "forkserver" in methods:  # imported once, not once a worker
         context.set_forkserver_preload(["dfd_utils.measure"])
     try:
-        with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
+        with ProcessPoolExecutor(processes, context) as pool:
             yield from pool.map(_measure_chunk, jobs)
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process of the audit died: free some memory, or, in a script, "
             'call it under `if __name__ == "__main__":`'
         ) from error
-
-
-def _use_one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _measure_chunk(paths: list[str]) -> np.ndarray:
@@ -155,11 +149,9 @@ def _measure(path: Path, record: np.void) -> None:
     record["width"], record["height"] = header.size
     record["format"], record["mode"] = header.format, header.mode
     try:
-        pixels = np.ascontiguousarray(read_image(path))  # channels last in memory
+        pixels = np.ascontiguousarray(read_pixels(path).transpose(2, 0, 1))
     except UserError:
         raise ValueError(f"truncated or damaged {header.format} ({header.mode})") from None
-    if pixels.ndim != 3:
-        raise ValueError(f"an animation, not an image ({header.format})")
     tables = getattr(header, "quantization", None) or {}
     if tables:
         record["jpeg_tables"] = hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from dfd_utils import transforms
 from dfd_utils.config import BUILD_DIR, CLASSES, UserError
-from dfd_utils.dataset import IMAGE_SUFFIXES, data_loader, read_image
+from dfd_utils.dataset import data_loader, read_image
+from dfd_utils.images import IMAGE_SUFFIXES
 from dfd_utils.models import find_models, load_model
 from dfd_utils.precision import make_accelerator
 

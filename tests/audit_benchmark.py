@@ -224,38 +224,37 @@ def lay_out(folder: Path, data: Path, images: int) -> None:
         os.link(folder / name, data / split / CLASSES[number % 2] / name)
 
 
-class MemoryWatch(threading.Thread):
-    """The most memory that this process and its children held together, in bytes."""
+class Watch(threading.Thread):
+    """What this process and its descendants used: the most memory, and the CPU time in all."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.highest, self.over = 0, threading.Event()
+        self.memory, self.seconds, self.over = 0, {}, threading.Event()
 
     def run(self):
-        while not self.over.wait(0.5):
-            self.highest = max(self.highest, _memory())
-
-
-def _memory() -> int:
-    """Return the proportional set size: a page that n processes share counts 1/n in each."""
-    total = 0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        try:
-            total += process.memory_full_info().pss
-        except psutil.Error:  # it has just ended
-            continue
-    return total
+        while not self.over.wait(0.25):
+            memory = 0
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                try:
+                    # Proportional: a page that n processes share counts 1/n in each of them.
+                    memory += process.memory_full_info().pss
+                    used = process.cpu_times()
+                except psutil.Error:  # it has just ended
+                    continue
+                self.seconds[process.pid] = used.user + used.system
+            self.memory = max(self.memory, memory)
 
 
 def measure_audit(data: Path, out: Path) -> dict:
     """Audit twice; return seconds, milliseconds an image, share of the cores, memory."""
     shutil.rmtree(out, ignore_errors=True)
-    watch = MemoryWatch()
+    watch = Watch()
     watch.start()
-    start, before = time.perf_counter(), _cpu_seconds()
+    start, before = time.perf_counter(), time.process_time()
     summary = audit(data, out)
-    seconds, cpu = time.perf_counter() - start, _cpu_seconds() - before
+    seconds = time.perf_counter() - start
     watch.over.set()
+    cpu = sum(watch.seconds.values()) - before
     start = time.perf_counter()
     audit(data, out)
     again = time.perf_counter() - start
@@ -269,7 +268,8 @@ def measure_audit(data: Path, out: Path) -> dict:
         "seconds": round(seconds, 1),
         "ms an image": round(1000 * seconds / summary["images"], 3),
         "cores busy": f"{cpu / seconds / os.cpu_count():.1%}",
-        "memory (GB)": round(watch.highest / 1e9, 2),
+        "CPU ms an image": round(1000 * cpu / summary["images"], 3),
+        "memory (GB)": round(watch.memory / 1e9, 2),
         "of it search and tables (s)": round(tables, 1),
         "second audit": f"{again:.1f} s, {again / seconds:.2%}",
         "pairs": sum(kind["pairs"] for kind in summary["duplicates"].values()),
@@ -278,19 +278,13 @@ def measure_audit(data: Path, out: Path) -> dict:
 
 def measure_index(data: Path, workers: int) -> dict:
     """Load every Train image once; return the memory of all processes."""
-    loader = data_loader(load_split(data, "Train"), 64, shuffle=True, num_workers=workers)
-    highest, seen = [], 0
-    for batch, (images, _) in enumerate(loader):
-        seen += len(images)
-        if batch % 20 == 10:
-            highest.append(_memory())
-    growth = np.mean(highest[-5:]) - np.mean(highest[1:6])
-    return {
-        "workers": workers,
-        "images": seen,
-        "memory (MB)": round(max(highest) / 1e6),
-        "growth over the pass (MB)": round(growth / 1e6),
-    }
+    dataset = load_split(data, "Train")
+    watch = Watch()
+    watch.start()
+    loader = data_loader(dataset, 64, shuffle=True, num_workers=workers)
+    seen = sum(len(images) for images, _ in loader)
+    watch.over.set()
+    return {"workers": workers, "images": seen, "memory (MB)": round(watch.memory / 1e6)}
 
 
 def _alone(function, *arguments) -> dict:
