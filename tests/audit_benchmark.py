@@ -30,10 +30,9 @@ import pandas as pd
 import psutil
 from PIL import Image
 
-from dfd_utils.audit import audit
 from dfd_utils.config import CLASSES, SPLITS
-from dfd_utils.dataset import data_loader, load_split
-from dfd_utils.sample import make_sample
+
+# The audit's workers import this script: what needs torch is imported where it is called.
 
 KINDS = ("exact", "quality 60", "160 px")
 BROKEN = ("truncated", "empty", "renamed text")
@@ -43,6 +42,8 @@ SHARES = {"Train": 0.73, "Validation": 0.21, "Test": 0.06}  # of the Kaggle set
 def find_faces(folders: list[Path], work: Path) -> list[Path]:
     """Return the JPEGs of the data sets, or of an embedded sample made in `work`."""
     if not folders:
+        from dfd_utils.sample import make_sample
+
         sample = work / "portraits"
         if not sample.exists():
             make_sample(sample, 600)
@@ -114,6 +115,8 @@ def judge(truth: dict, found: set[frozenset], named: set[str]) -> pd.DataFrame:
 
 def audit_truth(faces: list[Path], work: Path, copies: int, broken: int) -> pd.DataFrame:
     """Audit faces with planted copies and broken files; return what was found of them."""
+    from dfd_utils.audit import audit
+
     with tempfile.TemporaryDirectory(dir=work) as place:
         truth = plant(faces, Path(place, "planted"), copies, broken)
         audit(Path(place, "planted"), Path(place, "audit"))
@@ -232,7 +235,7 @@ class Watch(threading.Thread):
         self.memory, self.seconds, self.over = 0, {}, threading.Event()
 
     def run(self):
-        while not self.over.wait(0.25):
+        while not self.over.wait(1):  # reading a process's memory takes time itself
             memory = 0
             for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
                 try:
@@ -247,6 +250,8 @@ class Watch(threading.Thread):
 
 def measure_audit(data: Path, out: Path) -> dict:
     """Audit twice; return seconds, milliseconds an image, share of the cores, memory."""
+    from dfd_utils.audit import audit
+
     shutil.rmtree(out, ignore_errors=True)
     watch = Watch()
     watch.start()
@@ -278,6 +283,8 @@ def measure_audit(data: Path, out: Path) -> dict:
 
 def measure_index(data: Path, workers: int) -> dict:
     """Load every Train image once; return the memory of all processes."""
+    from dfd_utils.dataset import data_loader, load_split
+
     dataset = load_split(data, "Train")
     watch = Watch()
     watch.start()
