@@ -55,10 +55,12 @@ def gallery(rows: dict[str, list[Path]], captions: list[str] | None = None) -> F
 def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure:
     """The worst pairs of an audit's duplicates.csv, one image above its copy.
 
-    Pairs of two labels come first, then those of two splits, then those that are least alike.
+    Pairs of two labels come first, then those of two splits, then those that are least alike; of
+    each picture one pair is shown.
     """
     order = ["across_labels", "across_splits", "difference"]
-    worst = pairs.sort_values(order, ascending=False, kind="stable").head(most)
+    worst = pairs.sort_values(order, ascending=False, kind="stable")
+    worst = worst.drop_duplicates("cluster").head(most)
     if worst.empty:
         figure = Figure(figsize=(WIDTH, 0.5))
         figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")

@@ -21,7 +21,7 @@ from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.duplicates import HASH_SIZE, THUMBNAIL
 from dfd_utils.images import image_entries, read_pixels
 
-VERSION = 1  # raise it whenever the same file gives other values
+VERSION = 2  # raise it whenever the same file gives other values
 CHUNK = 64  # images a task of a worker process
 
 # Degradation statistics of an image; grey levels run from 0 to 255.

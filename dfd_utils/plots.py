@@ -93,9 +93,11 @@ def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
             fliersize=0, linewidth=0.8, width=0.7, hue_order=CLASSES,
         )  # fmt: skip
         low, high = files[statistic].quantile([0.005, 0.995])
-        axis.set(title=statistic.replace("_", " "), xlabel="", ylabel="")
+        title = statistic.replace("_", " ").replace("jpeg", "JPEG")
+        axis.set(title=title, xlabel="", ylabel="")
         if low < high:
-            axis.set_ylim(low, high)
+            margin = 0.05 * (high - low)
+            axis.set_ylim(low - margin, high + margin)
         axis.grid(axis="x", visible=False)
         handles, labels = axis.get_legend_handles_labels()
         axis.get_legend().remove()

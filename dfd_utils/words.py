@@ -59,8 +59,10 @@ def audit_words(summary: dict) -> str:
     exact, near = (summary["duplicates"][kind] for kind in ("exact", "near"))
     leaks = ", ".join(f"{count} {name}" for name, count in summary["leakage"].items())
     excluded = sum(sum(by_class.values()) for by_class in summary["excluded"].values())
+    broken = ", ".join(f"`{path}`" for path in summary["unreadable_files"][:3])
     lines = [
-        f"{summary['images']:,} images, {summary['unreadable']} of them unreadable.",
+        f"{summary['images']:,} images, {summary['unreadable']} of them unreadable"
+        + (f" (the first: {broken})." if broken else "."),
         f"{exact['pairs']} exact and {near['pairs']} near-duplicate pairs; across splits: {leaks}.",
         f"{excluded} images are on the exclusion list, which every loader honours.",
         *([f"**Warning:** {text}" for text in summary["warnings"]]

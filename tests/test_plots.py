@@ -67,6 +67,7 @@ def test_gallery_places_every_picture_and_caption(tiny_sample):
 def test_worst_duplicates_come_first(tiny_sample):
     paths = [f"Train/Real/{p.name}" for p in sorted((tiny_sample / "Train" / "Real").iterdir())]
     pairs = pd.DataFrame({"path_a": paths[:4], "path_b": paths[1:5], "difference": [0.1, 2, 1, 0]})
+    pairs["cluster"] = [0, 1, 2, 3]
     pairs["across_splits"] = [True, False, True, False]
     pairs["across_labels"] = [False, False, False, True]
     shown = texts(galleries.worst_duplicates(tiny_sample, pairs, most=3))
