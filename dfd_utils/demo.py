@@ -27,7 +27,8 @@ _STYLE = """
 .dfd figure { flex: 1 1 240px; max-width: 360px; margin: 0; padding: 12px; border-radius: 8px;
   border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
 .dfd img { width: 100%; max-height: 340px; object-fit: contain; border-radius: 4px; }
-.dfd h3 { margin: 0 0 8px 0; } .dfd p { margin: 8px 0 0 0; }
+.dfd h3 { margin: 0 0 8px 0; } .dfd p { margin: 8px 0 0 0; } .caveat { margin-top: 16px; }
+.file-preview .download { visibility: hidden; }
 .dfd .verdict { font-size: 1.5em; font-weight: 600; }
 .dfd .warning { color: var(--body-text-color); border-left: 4px solid #d98e04; padding-left: 8px; }
 """
@@ -62,7 +63,7 @@ def judge(path: str | Path, models: list[Model]) -> str:
         device = next(network.parameters()).device
         (heat,) = explain.heat_maps(network, description, resized[None].to(device))
         figures.append(_figure(row, description, _embedded(explain.overlay(picture, heat))))
-    return f'<div class="dfd">{"".join(figures)}</div><p>{CAVEAT}</p>'
+    return f'<div class="dfd">{"".join(figures)}</div><p class="caveat">{CAVEAT}</p>'
 
 
 def _figure(row: dict, description: dict, picture: str) -> str:
@@ -104,7 +105,10 @@ def build_app(models: list[Model]):
     with gradio.Blocks(
         title="Deep Fake Image Detector", analytics_enabled=False, delete_cache=(60, 60)
     ) as app:
-        gradio.Markdown("# Deep Fake Image Detector\nDrop a picture of one face. It stays here.")
+        gradio.Markdown(
+            "# Deep Fake Image Detector\nDrop a picture of one face. It stays on this computer "
+            "and is deleted once it is judged."
+        )
         file = gradio.File(label="Picture", file_types=list(SUFFIXES), height=140)
         result = gradio.HTML()
         file.upload(answer, file, result, api_visibility="private", concurrency_limit=1)

@@ -77,9 +77,11 @@ def read_picture(path: str | Path) -> Tensor:
     """
     try:
         _check_file(os.stat(path))
-        with Image.open(path, formats=FORMATS) as image:
+        # Opened here: Pillow maps a TIFF that it opens itself, and scrambles one turned by EXIF.
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
             _check_header(image, path)
-            if image.mode not in ("RGB", "L") or image.has_transparency_data:
+            plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            if not plain or image.format == "TIFF":
                 return pil_to_tensor(_as_rgb(ImageOps.exif_transpose(image)))
         return read_image(path)  # as in training and evaluation
     except UserError as error:
@@ -87,7 +89,7 @@ def read_picture(path: str | Path) -> Tensor:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"more than {MAX_PIXELS // 10**6} megapixels"
     except Image.UnidentifiedImageError:
-        reason = f"not a picture ({', '.join(FORMATS)}), or damaged"
+        reason = f"not an image ({', '.join(FORMATS)}), or damaged"
     except Exception as error:  # Pillow's decoders raise errors of any kind on damaged files
         reason = getattr(error, "strerror", None) or f"not a readable image ({error})"
     raise UserError(f"{path}: {reason}")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -60,7 +61,12 @@ def test_the_notebooks_button_judges_and_keeps_nothing(trained_run, face, tmp_pa
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     box = demo.upload_button(trained_run / "resnet50")
     button, answers = box.children
-    upload = {"name": "../mine.jpg", "type": "image/jpeg", "size": 1, "last_modified": 0}
+    upload = {
+        "name": "../mine.jpg",
+        "type": "image/jpeg",
+        "size": 1,
+        "last_modified": datetime.now(),
+    }
     button.value = ({**upload, "content": memoryview(face.read_bytes())},)
     row = predict.predict([face], trained_run / "resnet50").loc[0]
     (told,) = answers.outputs

@@ -118,17 +118,24 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, suffix):
 def test_what_is_transparent_lies_on_white(tmp_path):
     told = saved(tmp_path / "a.png", Image.new("RGBA", (1, 1), (0, 0, 0, 51)))
     assert told.flatten().tolist() == [204] * 3  # a fifth of black over white
-    told = saved(tmp_path / "b.png", Image.new("P", (1, 1), 7), transparency=7)
+    red = Image.new("RGB", (1, 1), (200, 0, 0)).quantize(8)
+    assert saved(tmp_path / "b.png", red).flatten().tolist() == [200, 0, 0]
+    told = saved(tmp_path / "b.png", red, transparency=red.getpixel((0, 0)))
     assert told.flatten().tolist() == [255] * 3
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "jpg"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_exif_turns_every_format(tmp_path, suffix, mode):
-    image = Image.new("RGB", (60, 40)).convert(mode if suffix != "jpg" else "RGB")
+    image = Image.new("RGB", (60, 40), "white")
+    image.paste("black", (0, 0, 30, 40))
+    image = image.convert("RGB" if (mode, suffix) == ("RGBA", "jpg") else mode)
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by a quarter
-    assert saved(tmp_path / f"a.{suffix}", image, exif=exif).shape == (3, 60, 40)
+    exif[0x0112] = 6  # to be turned clockwise by a quarter: the left side comes to the top
+    told = saved(tmp_path / f"a.{suffix}", image, exif=exif).float()
+    assert told.shape == (3, 60, 40)
+    assert told[:, :28].mean() < 5
+    assert told[:, 32:].mean() > 250
 
 
 # Refusing
@@ -174,8 +181,8 @@ def hostile(folder):
     reasons = {
         "bomb.png": "megapixels", "big.png": "megapixels", "fifo.jpg": "pipe", "s.jpg": "socket",
         "loop.jpg": "symbolic links", "sparse.png": "MB", "empty.jpg": "empty",
-        "moving.gif": "not a picture", "moving.png": "animation", "moving.webp": "animation",
-        "gif.jpg": "not a picture", "scans.jpg": "scans", "float.tiff": "floating point",
+        "moving.gif": "not an image", "moving.png": "animation", "moving.webp": "animation",
+        "gif.jpg": "not an image", "scans.jpg": "scans", "float.tiff": "floating point",
     }  # fmt: skip
     named = {str(folder / name): reason for name, reason in reasons.items()}
     return named | {"/dev/zero": "device"}
@@ -339,7 +346,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path, model, faces, run):
     listing.write_text("\n".join(inputs))
     _, expected = run(*inputs)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", "0", "-m", "dfd_utils", "predict", "--model", str(model)]
+    command += ["--standalone", "-m", "dfd_utils", "predict", "--model", str(model)]
     command += ["--format", "json", "--output", str(tmp_path / "out"), "-"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     with open(listing) as stdin:
