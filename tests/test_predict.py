@@ -245,6 +245,13 @@ def test_rows_hold_the_contract_and_tiny_pictures_a_warning(tmp_path, run, faces
     assert not (good["warning"] or "").startswith("tiny")
 
 
+def test_a_picture_of_one_colour_is_warned_of(tmp_path, run, faces):
+    Image.new("RGB", (60, 60), (200, 150, 120)).save(tmp_path / "flat.png")
+    _, (flat, face) = run(tmp_path / "flat.png", faces[0])
+    assert "one colour" in flat["warning"]
+    assert "one colour" not in (face["warning"] or "")
+
+
 def test_energy_beyond_validations_is_warned_of(trained_run, faces, tmp_path):
     network, description = models.load_model(trained_run / "resnet50")
     resized = torchvision.transforms.v2.Resize((32, 32))(pictures.read_picture(faces[0]))
