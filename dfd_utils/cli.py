@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dfd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dfd: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        how = " with --resume" if hasattr(options, "resume") else ""
+        print(f"dfd: interrupted; the same command{how} goes on where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()

@@ -61,8 +61,10 @@ def write_predictions(
             if state.is_main_process:
                 file.write(formatted(row, form))
                 file.flush()
+    # One process alone reports failures, and once all rows are written: torchrun ends the others.
+    state.wait_for_everyone()
     state.destroy_process_group()
-    return failed
+    return failed if state.is_main_process else 0
 
 
 def _with_listed(paths: Iterable[str]) -> Iterable[str]:
