@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 from dfd_utils import __version__
-from dfd_utils.config import BUILD_DIR, PROFILES, UserError, data_folder, get_profile
+from dfd_utils.config import PROFILES, UserError, data_folder, get_profile
+
+_MODEL = "default: the best of the newest run, by Validation"
 
 # Heavy modules are imported by the commands that need them, so that `dfd --help` is instant.
 
@@ -20,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dfd: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dfd: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        how = " with --resume" if hasattr(options, "resume") else ""
+        print(f"dfd: interrupted; the same command{how} goes on where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
@@ -91,12 +94,24 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("predictions", nargs=2, type=Path, metavar="CSV")
     add.add_argument("--json", action="store_true")
 
-    add = command("predict", _predict, "call images Real or Fake")
-    add.add_argument(
-        "--model", type=Path, metavar="RUN|FILE", help="default: the newest run's best"
-    )
+    add = command("predict", _predict, "call pictures Real or Fake")
+    add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
     add.add_argument("--format", choices=("text", "json", "csv"), default="text")
-    add.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    add.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
+    add.add_argument("--resume", action="store_true", help="go on after the last row of FILE")
+    add.add_argument("--explain", type=Path, metavar="DIR", help="gets a heat map of each picture")
+    add.add_argument(
+        "paths", nargs="+", metavar="PATH", help="file, folder, 'pattern', or - for standard input"
+    )
+
+    add = command("demo", _demo, "a local page that judges the pictures dropped on it")
+    add.add_argument("--run", type=Path, help="folder of models; default: the newest run")
+    add.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+
+    add = command("export", _export, "write a model in another format")
+    add.add_argument("--onnx", action="store_true", required=True, help="the format")
+    add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
+    add.add_argument("--out", type=Path, metavar="FILE", help="default: model.onnx beside it")
     return parser
 
 
@@ -174,12 +189,27 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from dfd_utils.predict import as_text, default_model, predict
+    from dfd_utils.prediction_file import write_predictions
 
-    model = options.model
-    if model is None:
-        model = default_model(BUILD_DIR / "runs")
-        print(f"model: {model} (0 = Real, 1 = Fake)", file=sys.stderr)
-    table = predict(options.paths, model)
-    print(as_text(table, options.format))
-    return 3 if table["error"].notna().any() else 0
+    if options.resume and not options.output:
+        raise UserError("--resume wants --output FILE, the file to go on with")
+    # A file name need not be valid UTF-8: its bytes are written as they are.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    failed = write_predictions(
+        options.paths, options.model, options.format, options.output, options.resume,
+        options.explain,
+    )  # fmt: skip
+    return 3 if failed else 0
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from dfd_utils.demo import serve
+
+    serve(options.run, options.port)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from dfd_utils.export import export_onnx
+
+    print(f"written to {export_onnx(options.model, options.out)}")

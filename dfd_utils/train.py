@@ -29,7 +29,14 @@ from dfd_utils.checkpoint import (
 )
 from dfd_utils.config import SPLITS, Profile, UserError, write_whole
 from dfd_utils.dataset import check_layout, data_loader, load_split
-from dfd_utils.models import architecture, create_model, describe, load_weights, save_model
+from dfd_utils.models import (
+    architecture,
+    create_model,
+    describe,
+    energy_threshold,
+    load_weights,
+    save_model,
+)
 from dfd_utils.precision import make_accelerator, resolve_precision
 
 
@@ -143,6 +150,7 @@ def _train(
     description = describe(
         model_name, profile.image_size, profile.precision, temperature, threshold
     )
+    description["energy_threshold"] = energy_threshold(logits)
     write_whole(out / "model.json", json.dumps(description, indent=2) + "\n")
     return pd.read_csv(out / "history.csv")
 
