@@ -1,12 +1,22 @@
 """The command `dfd`. Exit codes: 0 done, 2 wrong use, 3 some inputs failed, 1 anything else."""
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
 from dfd_utils import __version__
-from dfd_utils.config import BUILD_DIR, PROFILES, UserError, data_folder, get_profile
+from dfd_utils.config import (
+    BUILD_DIR,
+    PROFILES,
+    Profile,
+    Stopped,
+    UserError,
+    data_folder,
+    get_profile,
+)
 
 # Heavy modules are imported by the commands that need them, so that `dfd --help` is instant.
 
@@ -17,11 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options) or 0
     except UserError as error:
-        print(f"dfd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("dfd: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+        code, told = 2, str(error)
+    except Stopped as error:
+        code, told = error.exit_code, str(error)
+    except KeyboardInterrupt as error:
+        code, told = (
+            130,
+            f"interrupted; {str(error) or 'the same command goes on where it stopped'}",
+        )
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         return 1
@@ -30,8 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         kind = type(error).__name__
         hint = "" if kind == "NotebookError" else f" ({kind}; --debug shows where)"
-        print(f"dfd: {error}{hint}", file=sys.stderr)
-        return 1
+        code, told = 1, f"{error}{hint}"
+    if _first_to_fail():
+        print(f"dfd: {told}", file=sys.stderr)
+    return code
+
+
+def _first_to_fail() -> bool:
+    if "WORLD_SIZE" not in os.environ:  # spares the import of torch
+        return True
+    from dfd_utils.processes import first_to_fail
+
+    return first_to_fail()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--seed", type=int)
     add.add_argument("--weights", metavar="imagenet|none|FILE")
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
-    add.add_argument("--resume", action="store_true", help="go on with a run that was broken off")
+    add.add_argument("--max-hours", type=float, help="stop in good order before")
+    add.add_argument("--checkpoint-minutes", type=float, help="between checkpoints in an epoch")
+    add.add_argument("--keep-epochs", action="store_true", default=None)
+    add.add_argument(
+        "--resume", action="store_true", help="go on with a run that was broken off (as always)"
+    )
+
+    add = command("plan", _plan, "predict the time of a study on this machine")
+    add.add_argument("--max-hours", type=float, help="say how many epochs fit")
+    add.add_argument("--data", type=Path, metavar="DIR", help="default: the embedded sample")
+    add.add_argument("--profile", default="sample", help=", ".join(PROFILES))
+    add.add_argument("--models", default="resnet50,efficientnet_b0", metavar="A,B")
+    add.add_argument("--epochs", type=int)
+    add.add_argument("--image-size", type=int)
+    add.add_argument("--batch-size", type=int)
+    add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
 
     add = command("evaluate", _evaluate, "judge all models of a folder on a split")
     add.add_argument("--data", required=True, type=Path, metavar="DIR")
@@ -139,22 +177,37 @@ def _audit(options: argparse.Namespace) -> None:
         print(f"warning: {warning}")
 
 
+def _profile(options: argparse.Namespace) -> Profile:
+    settings = {field.name for field in dataclasses.fields(Profile)} - {"name"}
+    chosen = {name: value for name, value in vars(options).items() if name in settings}
+    return get_profile(options.profile, **chosen)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    profile = _profile(options)
+    from dfd_utils.plan import plan
+
+    data = data_folder(options.data and options.data.absolute())
+    plan(options.models.split(","), data, profile)
+
+
 def _train(options: argparse.Namespace) -> None:
     from dfd_utils.train import fit
 
-    names = ("epochs", "image_size", "batch_size", "lr", "seed", "weights", "precision")
-    chosen = {name: getattr(options, name) for name in names}
-    profile = get_profile(options.profile, **chosen)
+    profile = _profile(options)
     out = options.out / options.model
-    if (out / "checkpoint").exists() and not (options.resume or (out / "model.json").is_file()):
-        raise UserError(f"{out}: holds an unfinished run; --resume goes on with it")
     fit(options.model, data_folder(options.data.absolute()), out, profile)
-    print(f"model: {out}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"model: {out}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from dfd_utils.evaluate import evaluate
+    from dfd_utils.processes import processes
 
+    if not processes().is_main_process:  # it has its part in the scoring, and says nothing
+        evaluate(options.runs, data_folder(options.data.absolute()), options.split, lambda _: None)
+        return
     table = evaluate(options.runs, data_folder(options.data.absolute()), options.split)
     print("positive class: Fake; threshold 0.5")
     print(table.drop(columns="folder").round(4).to_string())
