@@ -48,9 +48,12 @@ class Watch:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._wish != GO_ON and isinstance(error, RuntimeError):
+            # The signal went to the whole process group, and ended the loader's workers too.
+            self.end(None, "the same command goes on from the last checkpoint")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._wish == STOP_ON_INT and number == signal.SIGINT:

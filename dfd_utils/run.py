@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
@@ -119,9 +119,7 @@ def write_history(rows: list[dict], out: Path) -> None:
     write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False))
     # A run that falls back to the checkpoint before may lose its last epoch, and have it anew.
     wanted = [_epoch_folder(out, best["epoch"]) for best in (_best(rows), _best(rows[:-1] or rows))]
-    for folder in (out / "epochs").glob("epoch_*"):
-        if folder not in wanted and not (folder / "model.json").is_file():
-            shutil.rmtree(folder)
+    _drop_weights(out, wanted)
 
 
 def finish(rows: list[dict], out: Path, name: str, profile: Profile) -> None:
@@ -133,8 +131,9 @@ def finish(rows: list[dict], out: Path, name: str, profile: Profile) -> None:
     write_whole(out / "model.json", _description(best, name, profile, len(rows)))
     for place in checkpoints(out)[1:]:
         shutil.rmtree(place)
-    if not (weights.parent / "model.json").is_file():
-        shutil.rmtree(weights.parent)
+    _drop_weights(out, wanted=[])
+    with suppress(OSError):  # it is not empty where every epoch is kept
+        (out / "epochs").rmdir()
 
 
 def recover_weights(rows: list[dict], out: Path) -> None:
@@ -143,6 +142,12 @@ def recover_weights(rows: list[dict], out: Path) -> None:
         weights = _epoch_folder(out, _best(rows)["epoch"]) / "model.safetensors"
         if not weights.is_file():
             write_whole(weights, (out / "model.safetensors").read_bytes())
+
+
+def _drop_weights(out: Path, wanted: list[Path]) -> None:
+    for folder in (out / "epochs").glob("epoch_*"):
+        if folder not in wanted and not (folder / "model.json").is_file():  # kept on request
+            shutil.rmtree(folder)
 
 
 def _epoch_folder(out: Path, epoch: int) -> Path:

@@ -8,6 +8,7 @@ timing columns aside), the predictions and the weights, bit for bit. Ends with 1
 """
 
 import argparse
+import dataclasses
 import os
 import random
 import signal
@@ -36,23 +37,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=30)
     parser.add_argument("--kills", type=int, default=3, help="of one run, before it may end")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", ".*fork.*")
     rng = random.Random(options.seed)
+    profile = dataclasses.replace(PROFILE, epochs=options.epochs)
     differing = kills = mid_write = 0
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder) / "data")
         whole = Path(folder) / "whole" / MODEL
         start = time.monotonic()
-        assert end_of(begin(data, whole)) == 0, "the unbroken run failed"
+        assert end_of(begin(data, whole, profile)) == 0, "the unbroken run failed"
         duration = time.monotonic() - start
         print(f"unbroken run: {duration:.1f} s", flush=True)
         while kills < options.moments:
             out = Path(folder) / f"run{kills}" / MODEL
             told = []
             for _ in range(min(options.kills, options.moments - kills)):
-                child = begin(data, out)
+                child = begin(data, out, profile)
                 time.sleep(rng.uniform(0.05, 0.8 * duration))
                 os.killpg(child, signal.SIGKILL)
                 if end_of(child) == 0:
@@ -62,7 +65,7 @@ def main() -> int:
                 mid_write += writing
                 places = sorted(p.name for p in (out / "checkpoint").glob("epoch_*"))
                 told.append((places[-1] if places else "start") + (" writing" if writing else ""))
-            same = end_of(begin(data, out)) == 0 and identical(whole, out)
+            same = end_of(begin(data, out, profile)) == 0 and identical(whole, out)
             differing += not same
             print(f"{'same' if same else 'DIFFERENT'}; killed at {', '.join(told)}", flush=True)
     print(f"{kills} moments, {mid_write} of them while writing; {differing} runs differ")
@@ -81,14 +84,14 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def begin(data: Path, out: Path) -> int:
+def begin(data: Path, out: Path, profile: config.Profile) -> int:
     """Train and score in a fork that leads a process group; return its id."""
     child = os.fork()
     if child:
         return child
     os.setpgid(0, 0)
     try:
-        train.fit(MODEL, data, out, PROFILE, lambda line: None)
+        train.fit(MODEL, data, out, profile, lambda line: None)
         table = evaluate.score_split(out, data, "Validation")
         table.to_csv(out / "predictions_Validation.csv", index=False)
     except BaseException as error:

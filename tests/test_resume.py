@@ -52,7 +52,7 @@ def terminated(easy_data, settings, tmp_path, monkeypatch):
 
 def test_killed_at_random_moments_the_run_ends_the_same():
     script = PROJECT_ROOT / "tests" / "kill_test.py"
-    command = [sys.executable, str(script), "--moments", "2", "--kills", "2"]
+    command = [sys.executable, str(script), "--moments", "2", "--kills", "2", "--epochs", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 moments" in done.stdout
@@ -171,7 +171,7 @@ def test_more_epochs_go_on_and_fewer_are_refused(whole, easy_data, settings, tmp
 def test_every_epoch_can_be_kept_as_a_model(easy_data, settings, tmp_path):
     from dfd_utils.evaluate import score_split
 
-    kept = dataclasses.replace(settings, keep_epochs=True)
+    kept = dataclasses.replace(settings, keep_epochs=True, ema_decay=0.5)  # no ties in the scores
     history = train.fit(NAME, easy_data, tmp_path / NAME, kept, quiet)
     for row in history.itertuples():
         folder = tmp_path / NAME / "epochs" / f"epoch_{row.epoch:03}"
@@ -181,9 +181,8 @@ def test_every_epoch_can_be_kept_as_a_model(easy_data, settings, tmp_path):
 
 def test_a_run_keeps_no_more_than_it_needs(whole):
     assert sorted(p.name for p in whole.iterdir() if not p.name.startswith(".")) == [
-        "checkpoint", "config.json", "epochs", "history.csv", "model.json", "model.safetensors",
+        "checkpoint", "config.json", "history.csv", "model.json", "model.safetensors",
     ]  # fmt: skip
-    assert list((whole / "epochs").iterdir()) == []
 
 
 def test_history_tells_how_each_epoch_is_calibrated(whole):
