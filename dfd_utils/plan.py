@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import psutil
 from torch.utils.data import DataLoader
 
 from dfd_utils.checkpoint import TrainingState, save_checkpoint
@@ -22,58 +23,51 @@ from dfd_utils.train import evaluate_epoch, train_one_epoch
 
 WARM_UP = 3  # steps: the first are slow, or fed from what the loader read ahead
 SECONDS = 15  # of measuring, for training and for scoring each
+LONGEST_START = 20  # seconds: of a process that did other things before, more would tell nothing
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What one model costs on this machine, in seconds."""
+    """What one model costs on this machine, in seconds, and its rates in images a second."""
 
-    start: float  # until the first batch is there
-    step: float  # of training, a batch
-    batch: float  # of scoring, two training batches large
+    training: float  # one pass over Train
+    validation: float  # one pass over Validation
+    evaluation: float  # one pass over Test
     checkpoint: float
-    steps: int  # of an epoch
-    validation_batches: int
-    test_batches: float
+    train_rate: float
+    score_rate: float
 
     @property
     def epoch(self) -> float:
         """One epoch: training, judging on Validation, saving."""
-        validation = self.start + self.validation_batches * self.batch
-        return self.start + self.steps * self.step + validation + self.checkpoint
-
-    @property
-    def evaluation(self) -> float:
-        """Scoring Test."""
-        return self.start + self.test_batches * self.batch
+        return self.training + self.validation + self.checkpoint
 
 
 class _Enough(Exception):  # noqa: N818  (no error)
     pass
 
 
-class _Clock:
-    """Time stamps of steps, for `SECONDS` after the warm-up."""
+class Clock:
+    """Time stamps of the first steps of a pass, in seconds; `now` is the clock that is read."""
 
-    def __init__(self):
-        self.begun, self.stamps = time.perf_counter(), []
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        self.now, self.begun, self.stamps = now, now(), []
 
     def tick(self) -> bool:
-        self.stamps.append(time.perf_counter())
-        measured = self.stamps[-1] - self.stamps[min(WARM_UP, len(self.stamps)) - 1]
-        return measured > SECONDS
+        """Note the end of a step; return whether enough of them were seen."""
+        self.stamps.append(self.now())
+        return self.stamps[-1] - self.stamps[min(WARM_UP, len(self.stamps)) - 1] > SECONDS
 
     @property
     def step(self) -> float:
-        """Mean seconds a step after the warm-up, or of all steps where they are few."""
-        first = min(WARM_UP, len(self.stamps) - 1)
-        if first < 1:
-            return self.stamps[-1] - self.begun
-        return (self.stamps[-1] - self.stamps[first - 1]) / (len(self.stamps) - first)
+        """Mean seconds a step, the first ones left out where there are enough."""
+        first = min(WARM_UP, len(self.stamps) // 2)
+        before = self.stamps[first - 1] if first else self.begun
+        return (self.stamps[-1] - before) / (len(self.stamps) - first)
 
-    @property
-    def start(self) -> float:
-        return max(0.0, self.stamps[0] - self.begun - self.step)
+    def whole(self, steps: float) -> float:
+        """Seconds of a pass of so many steps: those seen as they were, the others as the mean."""
+        return self.stamps[-1] - self.begun + max(0.0, steps - len(self.stamps)) * self.step
 
 
 def measure(
@@ -90,7 +84,7 @@ def measure(
     training = prepare(model_name, data, profile, lambda line: None)
     state = TrainingState(training.accelerator)
     training.accelerator.register_for_checkpointing(training.averaged, state)
-    clock = _Clock()
+    clock = Clock()
 
     def after_step() -> None:
         if clock.tick():
@@ -98,7 +92,7 @@ def measure(
 
     with suppress(_Enough):
         train_one_epoch(training, state, after_step)
-    scoring = _Clock()
+    scoring = Clock()
     batches = _first(training.validation_loader, scoring)
     evaluate_epoch(training.averaged.module, batches, training.accelerator)
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
@@ -106,17 +100,16 @@ def measure(
         save_checkpoint(training.accelerator, state, Path(folder), log)
     test_images = len(load_split(data, SPLITS[2]))
     return Pace(
-        start=clock.start,
-        step=clock.step,
-        batch=scoring.step,
+        training=clock.whole(len(training.train_loader)),
+        validation=scoring.whole(len(training.validation_loader)),
+        evaluation=scoring.whole(test_images / (2 * profile.batch_size)),
         checkpoint=state.checkpoint_seconds,
-        steps=len(training.train_loader),
-        validation_batches=len(training.validation_loader),
-        test_batches=test_images / (2 * profile.batch_size),
+        train_rate=profile.batch_size / clock.step,
+        score_rate=2 * profile.batch_size / scoring.step,
     )
 
 
-def _first(loader: DataLoader, clock: _Clock) -> Iterator:
+def _first(loader: DataLoader, clock: Clock) -> Iterator:
     for batch in loader:
         yield batch
         if clock.tick():
@@ -132,12 +125,18 @@ def plan(
 ) -> pd.DataFrame:
     """Predict the time of a study and how many epochs of all models fit; return a row a model.
 
-    The study is the training of every model and the scoring of Test; importing, audit, figures
-    and the report come on top (a few minutes). Epochs that the folder `run` already holds are
-    taken off. Columns: `train_images_per_second`, `score_images_per_second`, `epoch_seconds`,
-    `epochs` (still to do), `seconds` (of them and of the evaluation).
+    The study is the training of every model and the scoring of Test, each with the start of its
+    process; audit, figures and the report come on top (a few minutes). Epochs that the folder
+    `run` already holds are taken off. Columns: `train_images_per_second`,
+    `score_images_per_second`, `epoch_seconds`, `epochs` (still to do), `seconds` (of them and of
+    the evaluation), `fixed_seconds` (whatever the epochs).
+
+    Raises:
+        UserError: unknown model, bad data or settings.
     """
     rows = []
+    process = psutil.Process()  # to import everything took this one as long as it will the next
+    start = min(LONGEST_START, time.time() - process.create_time())
     for name in models:
         pace = measure(name, data, profile, log)
         history = run / name / "history.csv" if run else None
@@ -145,12 +144,12 @@ def plan(
         epochs = max(0, profile.epochs - done)
         rows.append({
             "model": name,
-            "train_images_per_second": profile.batch_size / pace.step,
-            "score_images_per_second": 2 * profile.batch_size / pace.batch,
+            "train_images_per_second": pace.train_rate,
+            "score_images_per_second": pace.score_rate,
             "epoch_seconds": pace.epoch,
             "epochs": epochs,
-            "seconds": epochs * pace.epoch + pace.evaluation,
-            "evaluation_seconds": pace.evaluation,
+            "seconds": epochs * pace.epoch + pace.evaluation + 2 * start,
+            "fixed_seconds": pace.evaluation + 2 * start,
         })  # fmt: skip
     table = pd.DataFrame(rows).set_index("model")
     for row in table.itertuples():
@@ -166,7 +165,7 @@ def plan(
 
 
 def _verdict(table: pd.DataFrame, hours: float) -> str:
-    left = hours * 3600 * (1 - RESERVE) - table["evaluation_seconds"].sum()
+    left = hours * 3600 * (1 - RESERVE) - table["fixed_seconds"].sum()
     fitting = max(0, int(left // table["epoch_seconds"].sum()))
     wanted = int(table["epochs"].max())
     which = " of all models" if len(table) > 1 else ""

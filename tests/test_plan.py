@@ -16,7 +16,7 @@ def test_a_plan_adds_up_and_says_what_fits(easy_data, quick, monkeypatch, tmp_pa
     table = plan.plan(["efficientnet_b0"], easy_data, profile, tmp_path, lines.append)
     (row,) = table.itertuples()
     assert row.epochs == 3
-    assert row.seconds == pytest.approx(3 * row.epoch_seconds + row.evaluation_seconds)
+    assert row.seconds == pytest.approx(3 * row.epoch_seconds + row.fixed_seconds)
     # 48 images to train on, 16 to judge
     least = 48 / row.train_images_per_second + 16 / row.score_images_per_second
     assert row.epoch_seconds > least * 0.99
@@ -24,10 +24,12 @@ def test_a_plan_adds_up_and_says_what_fits(easy_data, quick, monkeypatch, tmp_pa
     assert "3 epochs and the evaluation" in lines[0]
 
 
-def test_pace_of_an_epoch():
-    pace = plan.Pace(
-        start=2.0, step=0.5, batch=0.25, checkpoint=1.0, steps=100, validation_batches=8,
-        test_batches=4,
-    )  # fmt: skip
-    assert pace.epoch == 2 + 50 + (2 + 2) + 1
-    assert pace.evaluation == 2 + 1
+def test_a_measured_beginning_tells_the_whole_pass():
+    # 5 s until the first step is done, two slow steps, then 1 s a step
+    times = iter([0.0, 5.0, 8.0, 10.0, 11.0, 12.0, 13.0])
+    clock = plan.Clock(lambda: next(times))
+    for _ in range(6):
+        clock.tick()
+    assert clock.step == 1.0
+    assert clock.whole(100) == 13 + 94
+    assert clock.whole(6) == 13
