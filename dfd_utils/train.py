@@ -223,7 +223,8 @@ def _judged(training: Training) -> dict:
     labels, logits = evaluate_epoch(
         training.averaged.module, training.validation_loader, training.accelerator
     )
-    margin = logits[:, 1] - logits[:, 0]
+    # In float64, as the evaluation scores them: small margins would end in ties.
+    margin = (logits[:, 1] - logits[:, 0]).astype("float64")
     judged = metrics.all_metrics(labels, expit(margin))
     temperature = metrics.fit_temperature(labels, margin)
     return {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,10 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from dfd_utils import checkpoint, cli, train
 from dfd_utils.config import PROJECT_ROOT, Stopped, TimeIsUp, UserError
+from dfd_utils.models import load_model
 from dfd_utils.progress import Progress
 from tests.test_train import assert_same_run, quiet
 
@@ -168,15 +169,19 @@ def test_more_epochs_go_on_and_fewer_are_refused(whole, easy_data, settings, tmp
         train.fit(NAME, easy_data, out, dataclasses.replace(settings, epochs=1), quiet)
 
 
-def test_every_epoch_can_be_kept_as_a_model(easy_data, settings, tmp_path):
-    from dfd_utils.evaluate import score_split
-
-    kept = dataclasses.replace(settings, keep_epochs=True, ema_decay=0.5)  # no ties in the scores
+def test_every_epoch_can_be_kept_as_a_model(whole, easy_data, settings, tmp_path):
+    kept = dataclasses.replace(settings, keep_epochs=True)
     history = train.fit(NAME, easy_data, tmp_path / NAME, kept, quiet)
-    for row in history.itertuples():
-        folder = tmp_path / NAME / "epochs" / f"epoch_{row.epoch:03}"
-        table = score_split(folder, easy_data, "Validation")
-        assert roc_auc_score(table["label"], table["score"]) == pytest.approx(row.auc)
+    assert_same_run(whole, tmp_path / NAME)
+    folders = sorted((tmp_path / NAME / "epochs").iterdir())
+    assert [folder.name for folder in folders] == ["epoch_001", "epoch_002"]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    best = json.loads((whole / "model.json").read_text())["epoch"]
+    assert weights[0] != weights[1]
+    assert weights[best - 1] == (whole / "model.safetensors").read_bytes()
+    for folder, row in zip(folders, history.itertuples(), strict=True):
+        _, description = load_model(folder)
+        assert description["temperature"] == pytest.approx(row.temperature)
 
 
 def test_a_run_keeps_no_more_than_it_needs(whole):
