@@ -74,8 +74,10 @@ def fit(
             resolved = resolve_precision(model_name, profile, log)
             config = configuration(model_name, data, resolved)
             refuse_other_settings(out / "config.json", config)
-            write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
-            return resolved, _finished(out, resolved)
+            done = _finished(out, resolved)
+            if not done:
+                write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
+            return resolved, done
 
         profile, finished = on_main(open_run)
         if finished:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,21 +35,27 @@ def whole(easy_data, settings, tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def terminated(easy_data, settings, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def terminated_once(easy_data, settings, tmp_path_factory):
     """A run that got SIGTERM in the third step of its second epoch."""
 
     def step(self, state):
         if (state.epoch, state.step) == (2, 3):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    out = tmp_path / NAME
-    with monkeypatch.context() as patched:
+    out = tmp_path_factory.mktemp("terminated") / NAME
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Progress, "step", step)
         with pytest.raises(Stopped, match=r"epoch 2/2, step 3/6") as caught:
             train.fit(NAME, easy_data, out, settings, quiet)
     assert caught.value.exit_code == 143
     return out
+
+
+@pytest.fixture
+def terminated(terminated_once, tmp_path):
+    """A copy of that run."""
+    return shutil.copytree(terminated_once, tmp_path / NAME)
 
 
 def test_killed_at_random_moments_the_run_ends_the_same():
@@ -100,18 +107,15 @@ def test_sigterm_while_judging_keeps_the_epoch(whole, easy_data, settings, tmp_p
     assert_same_run(whole, tmp_path / NAME)
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "remove"])
+@pytest.mark.parametrize("harm", ["truncate", "flip"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     terminated, whole, easy_data, settings, harm
 ):
     newest, before = checkpoint.checkpoints(terminated)
     file = newest / "optimizer.bin"
     content = bytearray(file.read_bytes())
-    if harm == "remove":
-        file.unlink()
-    else:
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content if harm == "flip" else content[: len(content) // 2])
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content if harm == "flip" else content[: len(content) // 2])
     lines = []
     train.fit(NAME, easy_data, terminated, settings, lines.append)
     assert newest.name in lines[0]
