@@ -74,8 +74,10 @@ def fit(
             resolved = resolve_precision(model_name, profile, log)
             config = configuration(model_name, data, resolved)
             refuse_other_settings(out / "config.json", config)
-            write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
-            return resolved, _finished(out, resolved)
+            done = _finished(out, resolved)
+            if not done:
+                write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
+            return resolved, done
 
         profile, finished = on_main(open_run)
         if finished:
@@ -223,7 +225,8 @@ def _judged(training: Training) -> dict:
     labels, logits = evaluate_epoch(
         training.averaged.module, training.validation_loader, training.accelerator
     )
-    margin = logits[:, 1] - logits[:, 0]
+    # In float64, as the evaluation scores them: small margins would end in ties.
+    margin = (logits[:, 1] - logits[:, 0]).astype("float64")
     judged = metrics.all_metrics(labels, expit(margin))
     temperature = metrics.fit_temperature(labels, margin)
     return {

@@ -55,13 +55,14 @@ def main() -> int:
             out = Path(folder) / f"run{kills}" / MODEL
             told = []
             for _ in range(min(options.kills, options.moments - kills)):
-                child = begin(data, out, profile)
+                begun, child = time.time(), begin(data, out, profile)
                 time.sleep(rng.uniform(0.05, 0.8 * duration))
                 os.killpg(child, signal.SIGKILL)
                 if end_of(child) == 0:
                     break  # it was faster; no moment to count
                 kills += 1
-                writing = (out / "checkpoint" / ".partial").exists()
+                partial = out / "checkpoint" / ".partial"
+                writing = partial.exists() and partial.stat().st_mtime >= begun
                 mid_write += writing
                 places = sorted(p.name for p in (out / "checkpoint").glob("epoch_*"))
                 told.append((places[-1] if places else "start") + (" writing" if writing else ""))
