@@ -163,7 +163,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from dfd_utils.compare import compare_models, read_predictions, verdict
+    from dfd_utils.compare import compare_models, read_predictions
+    from dfd_utils.comparison_words import verdict
 
     frames = [read_predictions(path) for path in options.predictions]
     names = [path.resolve().parent.name for path in options.predictions]
