@@ -95,8 +95,8 @@ def seed_words(seeds: pd.DataFrame) -> str:
         "with 80 % power."
     )  # fmt: skip
     return (
-        f"Over {len(first)} and {len(second)} seeds the mean AUC differs by {difference:+.4f}, 95 % "
-        f"interval {interval.low:+.4f} to {interval.high:+.4f} (Welch): {outcome}.{more}"
+        f"Over {len(first)} and {len(second)} seeds the mean AUC differs by {difference:+.4f}, "
+        f"95 % interval {interval.low:+.4f} to {interval.high:+.4f} (Welch): {outcome}.{more}"
     )
 
 

@@ -15,7 +15,7 @@ NAMES = {
     "auc": "AUC",
     "f1": "F1",
     "eer": "equal error rate (EER)",
-    "aurc": "area under risk–coverage",
+    "aurc": "area under risk-coverage",
     "real_called_fake": "Real called Fake (share)",
     "fake_called_real": "Fake called Real (share)",
     "recall_at_1_percent_fpr": "recall at 1 % false alarms",

@@ -73,22 +73,29 @@ def data_sets(own: Path) -> list[Path]:
 
 
 def across_data_sets(
-    own: Path, split: str = "Test", log: Callable[[str], None] = print
+    own: Path,
+    split: str = "Test",
+    everything: bool = True,
+    log: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Return each model of each run on each data set at hand, scoring what was not scored yet.
+
+    Without `everything` only models trained on the data set `own`, on that set.
 
     Columns: run, model (folder name), trained_on and tested_on (names of data sets), images, auc,
     low, high. Of repeats with other seeds only one is taken. A run that cannot be read is named
     in the log and left out. Sets are never pooled: a row is one model on one set.
     """
     rows, seen = [], set()
-    sets = [(data, data_fingerprint(data)) for data in data_sets(own)]
+    sets = [(data, data_fingerprint(data)) for data in (data_sets(own) if everything else [own])]
     for folder in find_models(config.BUILD_DIR / "runs"):
         try:
             if (what := _training(folder)[0]) in seen:
                 continue
             seen.add(what)
             trained_on = json.loads((folder / "config.json").read_text())["data"]
+            if not everything and place(folder, own, sets[0][1]) != folder:
+                continue
             for data, fingerprint in sets:
                 evaluate([folder], data, split, log)
                 entry = read_metrics(place(folder, data, fingerprint), split)
