@@ -125,9 +125,9 @@ def plan(
 ) -> pd.DataFrame:
     """Predict the time of a study and how many epochs of all models fit; return a row a model.
 
-    The study is the training of every model and the scoring of Test, each with the start of its
-    process; audit, figures and the report come on top (a few minutes). Epochs that the folder
-    `run` already holds are taken off. Columns: `train_images_per_second`,
+    The study is the training of every model, each in a process of its own, and the scoring of
+    Test in another; audit, figures and the report come on top (a few minutes). Epochs that the
+    folder `run` already holds are taken off. Columns: `train_images_per_second`,
     `score_images_per_second`, `epoch_seconds`, `epochs` (still to do), `seconds` (of them and of
     the evaluation), `fixed_seconds` (whatever the epochs).
 
@@ -148,29 +148,31 @@ def plan(
             "score_images_per_second": pace.score_rate,
             "epoch_seconds": pace.epoch,
             "epochs": epochs,
-            "seconds": epochs * pace.epoch + pace.evaluation + 2 * start,
-            "fixed_seconds": pace.evaluation + 2 * start,
+            "seconds": epochs * pace.epoch + pace.evaluation + start,
+            "fixed_seconds": pace.evaluation + start,
         })  # fmt: skip
     table = pd.DataFrame(rows).set_index("model")
+    total = table["seconds"].sum() + start
     for row in table.itertuples():
         log(
             f"{row.Index}: training {row.train_images_per_second:.0f} images/s, scoring "
             f"{row.score_images_per_second:.0f} images/s; {duration(row.epoch_seconds)} an epoch, "
             f"{duration(row.seconds)} for {row.epochs} epochs and the evaluation"
         )
-    log(f"the study: {duration(table['seconds'].sum())}, and some minutes for the report")
+    log(f"the study: {duration(total)}, and some minutes for the report")
     if profile.max_hours is not None:
-        log(_verdict(table, profile.max_hours))
+        log(_verdict(table, total, profile.max_hours))
     return table
 
 
-def _verdict(table: pd.DataFrame, hours: float) -> str:
-    left = hours * 3600 * (1 - RESERVE) - table["fixed_seconds"].sum()
+def _verdict(table: pd.DataFrame, total: float, hours: float) -> str:
+    budget = hours * 3600 * (1 - RESERVE)
+    left = budget - (total - (table["epochs"] * table["epoch_seconds"]).sum())
     fitting = max(0, int(left // table["epoch_seconds"].sum()))
     wanted = int(table["epochs"].max())
     which = " of all models" if len(table) > 1 else ""
     told = f"{hours:g} h hold {fitting} epochs{which} with evaluation"
-    if table["seconds"].sum() <= hours * 3600 * (1 - RESERVE):
+    if total <= budget:
         return f"{told}: the {wanted} to do fit"
     return (
         f"warning: {told}, not the {wanted} to do: the run will stop in good order, "
