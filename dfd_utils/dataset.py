@@ -2,11 +2,13 @@
 
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -22,17 +24,37 @@ IMAGE_KINDS = ", ".join(IMAGE_SUFFIXES)
 def read_image(path: str | Path) -> Tensor:
     """Decode an image file to uint8 RGB `[3, H, W]`, turned upright by its EXIF tag.
 
+    Upright JPEGs go through simplejpeg, with the accurate DCT: the same pixels as Pillow's, in
+    half the time. Pillow reads all other files, and judges those that simplejpeg refuses.
+
     Raises:
         UserError: the file is missing, empty, truncated or no image; names it and the remedy.
     """
     try:
-        with Image.open(path) as image:
+        content = Path(path).read_bytes()
+        pixels = _plain_jpeg(content)
+        if pixels is not None:
+            return torch.from_numpy(pixels).permute(2, 0, 1)  # a view: channels last in memory
+        with Image.open(io.BytesIO(content)) as image:
             return pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not a readable image"
         raise UserError(
             f"{path}: {reason}; remove it, or let `dfd audit` put it on the exclusion list"
         ) from error
+
+
+def _plain_jpeg(content: bytes) -> np.ndarray | None:
+    """Return uint8 `[H, W, 3]`; None where Pillow has to look: no JPEG, damaged, turned, huge."""
+    if not simplejpeg.is_jpeg(content) or b"Exif" in content or b"Orientation" in content:
+        return None  # EXIF or XMP may say that the image lies on its side
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        if height * width > Image.MAX_IMAGE_PIXELS:
+            return None
+        return simplejpeg.decode_jpeg(content)
+    except ValueError:
+        return None
 
 
 class DeepFakeDataset(Dataset):
