@@ -138,6 +138,7 @@ def _summarise(
         "images": len(files),
         "counts": _by_split_and_class(files),
         "unreadable": len(files) - len(good),
+        "unreadable_files": files.path[~files.path.isin(good.path)].head(100).tolist(),
         "formats": good["format"].value_counts().to_dict(),
         "modes": good["mode"].value_counts().to_dict(),
         "not_rgb": good.path[good["mode"] != "RGB"].head(100).tolist(),

@@ -1,109 +1,165 @@
-"""A run on disk while it trains: its lock, its settings, and the state to go on from."""
+"""The state of a training on disk, whole or not at all, and the way back from it.
 
-import dataclasses
-import fcntl
-import json
-import platform
+A run's `checkpoint/` holds the last two, `epoch_003_step_0000120` and so on (in epoch 3, 120 steps
+done), each with the checksums of its files in SHA256SUMS, as `sha256sum -c` reads them.
+"""
+
+import hashlib
+import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
-from dfd_utils.config import PROJECT_ROOT, SPLITS, Profile, UserError
-from dfd_utils.dataset import data_fingerprint, read_exclusions
+from dfd_utils.processes import on_main
 
-PATIENCE = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
-
-
-def acquire(lock: TextIO, out: Path) -> None:
-    """Take the run's lock for this process, or raise a UserError after `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise UserError(f"{out}: another process trains here; wait or stop it") from error
-            time.sleep(0.5)
+KEPT = 2  # should the newest be damaged, the one before is used
+SUMS = "SHA256SUMS"
 
 
-class Progress:
-    """The history, in the form that accelerate keeps in a checkpoint."""
+class TrainingState:
+    """Where a training stands, in the form that accelerate keeps in a checkpoint."""
 
-    def __init__(self):
-        self.rows: list[dict] = []
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.rows: list[dict] = []  # the history so far
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Set the counts of the running epoch to zero."""
+        self.step = 0
+        self.images = 0  # that this process has seen
+        self.loss_sum = torch.zeros((), device=self.accelerator.device)  # over these images
+        self.loss_sums = torch.zeros(self.accelerator.num_processes)  # all processes', when saved
+        self.seconds = 0.0  # of training alone
+        self.checkpoint_seconds = 0.0
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch, from 1."""
+        return len(self.rows) + 1
+
+    def gather(self) -> None:
+        """Collect what differs between the processes, for one of them writes it for all."""
+        self.loss_sums = self.accelerator.gather(self.loss_sum.reshape(1)).cpu()
 
     def state_dict(self) -> dict:
-        return {"rows": self.rows}
+        names = ("rows", "step", "images", "loss_sums", "seconds", "checkpoint_seconds")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
-        self.rows = state["rows"]
+        self.__dict__.update(state)
+        processes = self.accelerator.num_processes
+        if len(self.loss_sums) != processes:  # other devices than before: share what was summed
+            self.images = self.images * len(self.loss_sums) // processes
+            self.loss_sums = (self.loss_sums.sum() / processes).repeat(processes)
+        mine = self.loss_sums[self.accelerator.process_index].clone()
+        self.loss_sum = mine.to(self.accelerator.device)
 
 
-def save_checkpoint(accelerator: Accelerator, out: Path) -> None:
-    """Write `checkpoint/` beside its place and swap it in, so that a whole one is always there."""
-    partial, place, old = (out / f"checkpoint{suffix}" for suffix in (".partial", "", ".old"))
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if place.exists():
-            place.rename(old)
-        partial.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+def save_checkpoint(
+    accelerator: Accelerator, state: TrainingState, out: Path, log: Callable[[str], None]
+) -> bool:
+    """Write a checkpoint beside its place, sync it, rename it, and drop the third last.
+
+    Returns:
+        False where it could not be written (a full disk, say), which `log` is told; the ones
+        before are as they were.
+    """
+    start = time.perf_counter()
+    folder = out / "checkpoint"
+    place = folder / f"epoch_{state.epoch:03}_step_{state.step:07}"
+    partial = folder / ".partial"
+    state.gather()
+    problem = on_main(_attempt, _make_room, partial)
+    if problem is None:
+        problem = _attempt(accelerator.save_state, str(partial))  # each process has a part in it
+        accelerator.wait_for_everyone()
+        problem = on_main(lambda: problem or _attempt(_put_in_place, partial, place))
+    if problem:
+        on_main(_clear, partial)
+        log(f"{out.name}: no checkpoint could be written ({problem}); the last good one is kept")
+    state.checkpoint_seconds += time.perf_counter() - start
+    return problem is None
 
 
-def load_checkpoint(accelerator: Accelerator, out: Path, log: Callable[[str], None]) -> None:
-    """Restore the newest whole checkpoint of the run, if there is one."""
-    for place in (out / "checkpoint", out / "checkpoint.old"):
-        if place.is_dir():
-            log(f"{out.name}: going on from {place.name}")
-            return accelerator.load_state(str(place))
+def load_checkpoint(
+    accelerator: Accelerator, state: TrainingState, out: Path, log: Callable[[str], None]
+) -> None:
+    """Restore the newest undamaged checkpoint, if there is one; name and remove damaged ones."""
+    for place in on_main(checkpoints, out):
+        problem = on_main(damage, place)
+        if problem is None:
+            accelerator.load_state(str(place))
+            log(f"{out.name}: going on from checkpoint {place.name}")
+            return
+        log(f"{out.name}: checkpoint {place.name} is damaged ({problem}); trying the one before")
+        on_main(shutil.rmtree, place)
 
 
-def configuration(model_name: str, data: Path, profile: Profile) -> dict:
-    """Return what `config.json` says: settings, data fingerprint, versions, commit, device."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True
-    )
-    excluded = read_exclusions(data)
-    return {
-        "model": model_name,
-        "settings": dataclasses.asdict(profile),
-        "data": data.name,
-        "data_fingerprint": data_fingerprint(data),
-        "excluded_images": {s: sum(p.startswith(f"{s}/") for p in excluded) for s in SPLITS},
-        "classes": {"0": "Real", "1": "Fake"},
-        "positive_class": "Fake",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "accelerate", "dfd-utils")},
-        },
-        "git_commit": commit.stdout.strip() or "unknown",
-    }
+def checkpoints(out: Path) -> list[Path]:
+    """Return the run's checkpoints, the newest first."""
+    return sorted((out / "checkpoint").glob("epoch_*_step_*"), reverse=True)
 
 
-def refuse_other_settings(path: Path, config: dict) -> None:
-    """Raise a UserError that names what differs from the run that is there already."""
-    if not path.is_file():
-        return
-    before = json.loads(path.read_text())
-    for part in ("model", "data_fingerprint", "settings"):
-        old, new = before[part], config[part]
-        if part == "settings":  # the number of workers changes no result
-            changed = [k for k in new if old.get(k) != new[k] and k != "num_workers"]
-            old, new = ({k: side.get(k) for k in changed} for side in (old, new))
-        if old != new:
-            raise UserError(
-                f"{path.parent}: holds a run with {part} {old}, asked for is {new}; "
-                "choose another run name, or delete that folder"
-            )
+def damage(place: Path) -> str | None:
+    """Return what is wrong with a checkpoint (a file that is missing or has changed), or None."""
+    try:
+        lines = (place / SUMS).read_text().splitlines()
+        for line in lines:
+            expected, name = line.split("  ", 1)
+            if _sha256(place / name) != expected:
+                return f"{name} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return f"unreadable: {error}"
+    return None if lines else f"{SUMS} is empty"
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file or, of a folder, what it lists."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _attempt(function: Callable[..., object], *args: object) -> str | None:
+    """Call the function; return why it could not write, or None."""
+    try:
+        function(*args)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have theirs
+        return getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return None
+
+
+def _make_room(partial: Path) -> None:
+    _clear(partial)
+    partial.mkdir(parents=True)
+
+
+def _clear(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, place: Path) -> None:
+    files = sorted(partial.iterdir())
+    (partial / SUMS).write_text("".join(f"{_sha256(file)}  {file.name}\n" for file in files))
+    for path in [*files, partial / SUMS, partial]:
+        sync(path)
+    shutil.rmtree(place, ignore_errors=True)  # the same state, saved again
+    partial.rename(place)
+    sync(place.parent)
+    for old in checkpoints(place.parent.parent)[KEPT:]:
+        shutil.rmtree(old)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ OUTPUT_ROOT = Path(os.environ.get("DFD_OUTPUT_DIR") or PROJECT_ROOT).resolve()
 DATA_DIR = Path(os.environ.get("DFD_DATA_DIR") or OUTPUT_ROOT / "data").resolve()
 BUILD_DIR = OUTPUT_ROOT / "build"
 FIGURES_DIR = OUTPUT_ROOT / "figures"
+STARTED = "DFD_STARTED"  # environment: when the whole run began, in seconds since 1970
 
 
 class UserError(Exception):
@@ -23,6 +25,18 @@ class UserError(Exception):
     def __init__(self, message: str):
         # An error of a DataLoader worker arrives with its traceback as text: keep what it says.
         super().__init__(str(message).rsplit("UserError: ", 1)[-1].strip())
+
+
+class Stopped(Exception):  # noqa: N818  (no error)
+    """A run ended early in good order, to be gone on with by the same command."""
+
+    exit_code = 143  # as after SIGTERM
+
+
+class TimeIsUp(Stopped):
+    """The hours that a run was given are over."""
+
+    exit_code = 75  # "try again", EX_TEMPFAIL of sysexits.h
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,14 @@ class Profile:
     weights: str = "none"  # none | imagenet | a file of weights
     precision: str = "auto"  # auto (measured on this machine) | fp32 | bf16 | fp16
     seed: int = 0
+    # The rest changes no result (FREE_SETTINGS).
     num_workers: int | None = None  # processes that decode images
+    checkpoint_minutes: float = 5.0  # between checkpoints inside an epoch
+    max_hours: float | None = None  # stop in good order before; of the whole run, all models
+    keep_epochs: bool = False  # keep every epoch's averaged weights, not the best alone
+
+
+FREE_SETTINGS = ("num_workers", "checkpoint_minutes", "max_hours", "keep_epochs")
 
 
 PROFILES = {
@@ -97,8 +118,9 @@ def get_profile(name: str, **overrides: object) -> Profile:
 
 
 def _checked(key: str, value: object, expected: type) -> object:
-    accepted = {float: (int, float), str: str}.get(expected, int)
-    if isinstance(value, bool) or not isinstance(value, accepted):
+    numbers = (int, float)
+    accepted = {float: numbers, float | None: numbers, str: str, bool: bool}.get(expected, int)
+    if isinstance(value, bool) != (expected is bool) or not isinstance(value, accepted):
         raise UserError(f"setting {key}: {value!r} is not of the kind {expected}")
     if isinstance(value, int | float) and not value >= _MINIMUM.get(key, 0):
         raise UserError(f"setting {key}: {value} is less than {_MINIMUM.get(key, 0)}")
@@ -137,6 +159,8 @@ def write_whole(path: Path, content: str | bytes) -> Path:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()  # of no use, and it may hold the disk's last bytes
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); "
             "free the place or set DFD_OUTPUT_DIR to a folder of yours"

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import os
 import shutil
 import sys
@@ -10,55 +9,20 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from dfd_utils.config import BUILD_DIR, CLASSES, SPLITS, UserError
+from dfd_utils.images import IMAGE_KINDS, image_entries, read_pixels
 from dfd_utils.memory import PREFETCHED, fit_shared_memory, keep_freed_memory
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-IMAGE_KINDS = ", ".join(IMAGE_SUFFIXES)
 SHARED_MEMORY = Path("/dev/shm")  # where worker processes hand their batches over, on Linux
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Decode an image file to uint8 RGB `[3, H, W]`, turned upright by its EXIF tag.
-
-    Upright JPEGs go through simplejpeg, with the accurate DCT: the same pixels as Pillow's, in
-    half the time. Pillow reads all other files, and judges those that simplejpeg refuses.
-
-    Raises:
-        UserError: the file is missing, empty, truncated or no image; names it and the remedy.
-    """
-    try:
-        content = Path(path).read_bytes()
-        pixels = _plain_jpeg(content)
-        if pixels is not None:
-            return torch.from_numpy(pixels).permute(2, 0, 1)  # a view: channels last in memory
-        with Image.open(io.BytesIO(content)) as image:
-            return pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not a readable image"
-        raise UserError(
-            f"{path}: {reason}; remove it, or let `dfd audit` put it on the exclusion list"
-        ) from error
-
-
-def _plain_jpeg(content: bytes) -> np.ndarray | None:
-    """Return uint8 `[H, W, 3]`; None where Pillow has to look: no JPEG, damaged, turned, huge."""
-    if not simplejpeg.is_jpeg(content) or b"Exif" in content or b"Orientation" in content:
-        return None  # EXIF or XMP may say that the image lies on its side
-    try:
-        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
-        if height * width > Image.MAX_IMAGE_PIXELS:
-            return None
-        return simplejpeg.decode_jpeg(content)
-    except ValueError:
-        return None
+    """Decode an image file to uint8 RGB `[3, H, W]`, channels last in memory; see `read_pixels`."""
+    return torch.from_numpy(read_pixels(path)).permute(2, 0, 1)
 
 
 class DeepFakeDataset(Dataset):
@@ -130,8 +94,7 @@ def _image_names(folder: Path) -> list[str]:
             f"{folder}: no such folder; a data set is laid out as "
             f"{{{','.join(SPLITS)}}}/{{{','.join(CLASSES)}}}"
         )
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES))
+    return [entry.name for entry in image_entries(folder)]
 
 
 def audit_folder(data: Path) -> Path:
@@ -205,9 +168,9 @@ def data_loader(
 
 
 def _collate(items: list) -> list:
-    """Batch images and labels as torch does, in the images' own memory order: channels last."""
-    images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in items])
-    return [images.permute(0, 3, 1, 2), labels]
+    """Batch images and what follows them as torch does, in the images' memory order."""
+    images, *rest = default_collate([(image.permute(1, 2, 0), *rest) for image, *rest in items])
+    return [images.permute(0, 3, 1, 2), *rest]
 
 
 def check_layout(data: Path) -> None:

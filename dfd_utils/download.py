@@ -17,7 +17,7 @@ from unittest import mock
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, DATA_DIR, SPLITS, UserError
-from dfd_utils.dataset import IMAGE_SUFFIXES
+from dfd_utils.images import IMAGE_SUFFIXES
 
 MARKER = "dataset.json"  # lies in a data set that is whole
 UNPACK_LIMIT = 3  # times the published size; beyond it an archive is not unpacked

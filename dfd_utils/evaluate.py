@@ -13,6 +13,7 @@ from dfd_utils.config import CLASSES, UserError, write_whole
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split
 from dfd_utils.models import MODELS, Detector, find_models, load_model
 from dfd_utils.precision import make_accelerator
+from dfd_utils.processes import on_main
 from dfd_utils.train import evaluate_epoch
 
 BATCH_SIZE = 128
@@ -41,18 +42,20 @@ def evaluate(
     for folder in find_models(*paths):
         out = _place(folder, data, fingerprint)
         description = json.loads((folder / "model.json").read_text())
-        entry = _kept(folder, out, split, fingerprint)
+        entry = on_main(_kept, folder, out, split, fingerprint)
         if entry is None:
             log(f"{folder.name}: scoring {split} of {data.name}")
             predictions = score_split(folder, data, split)
-            write_whole(out / f"predictions_{split}.csv", predictions.to_csv(index=False))
+            table = predictions.to_csv(index=False)
+            on_main(write_whole, out / f"predictions_{split}.csv", table)
             entry = _judged(predictions, description["threshold"], resamples)
             entry["scored"] = _key(folder, fingerprint)
-            _write_metrics(out / "metrics.json", split, entry, description)
+            on_main(_write_metrics, out / "metrics.json", split, entry, description)
         predictions = compare.read_predictions(out / f"predictions_{split}.csv")
         matrix = metrics.confusion(predictions["label"], predictions["score"], 0.5)
         title = f"{MODELS[description['architecture']].title} on {split}"
-        plots.write_figure(plots.confusion_matrices({title: matrix}), out / "confusion_matrix.png")
+        figure = plots.confusion_matrices({title: matrix})
+        on_main(plots.write_figure, figure, out / "confusion_matrix.png")
         rows.append({"model": folder.name, "folder": str(out), "images": entry["images"]} | {
             name: entry[name] for name in ("auc", "accuracy", "precision", "recall", "f1")
         })  # fmt: skip

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -48,6 +49,31 @@ def gallery(rows: dict[str, list[Path]], captions: list[str] | None = None) -> F
                 axes[row, column].text(80, 166, next(texts), ha="center", va="top", fontsize=7)
         if paths:
             _name_row(axes[row, 0], title)
+    return figure
+
+
+def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure:
+    """The worst pairs of an audit's duplicates.csv, one image above its copy.
+
+    Pairs of two labels come first, then those of two splits, then those that are least alike; of
+    each picture one pair is shown.
+    """
+    order = ["across_labels", "across_splits", "difference"]
+    worst = pairs.sort_values(order, ascending=False, kind="stable")
+    worst = worst.drop_duplicates("cluster").head(most)
+    if worst.empty:
+        figure = Figure(figsize=(WIDTH, 0.5))
+        figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
+        return figure
+    figure, axes = _picture_grid(2, max(len(worst), 4), below=0.32)
+    for column, pair in enumerate(worst.itertuples()):
+        for row, path in enumerate((pair.path_a, pair.path_b)):
+            _show(axes[row, column], folder / path)
+            split, name, file = path.split("/")
+            text = f"{split} {name}\n{file if len(file) < 20 else '…' + file[-18:]}"
+            axes[row, column].text(80, 166, text, ha="center", va="top", fontsize=6)
+    _name_row(axes[0, 0], "image")
+    _name_row(axes[1, 0], "copy")
     return figure
 
 

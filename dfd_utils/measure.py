@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,10 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.dataset import IMAGE_SUFFIXES, read_image
 from dfd_utils.duplicates import HASH_SIZE, THUMBNAIL
+from dfd_utils.images import image_entries, read_pixels
 
-VERSION = 1  # raise it whenever the same file gives other values
+VERSION = 2  # raise it whenever the same file gives other values
 CHUNK = 64  # images a task of a worker process
 
 # Degradation statistics of an image; grey levels run from 0 to 255.
@@ -55,10 +56,9 @@ def list_images(folder: Path) -> pd.DataFrame:
     for split in SPLITS:
         for label, name in enumerate(CLASSES):
             try:
-                entries = sorted(os.scandir(folder / split / name), key=lambda entry: entry.name)
+                entries = image_entries(folder / split / name)
             except (FileNotFoundError, NotADirectoryError):
                 entries = []
-            entries = [e for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES)]
             missing += [] if entries else [f"{split}/{name}"]
             for entry in entries:
                 try:
@@ -114,10 +114,10 @@ def _run(jobs: list[list[str]], processes: int) -> Iterator[np.ndarray]:
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:  # torch is imported once, not once a worker
+    if "forkserver" in methods:  # imported once, not once a worker
         context.set_forkserver_preload(["dfd_utils.measure"])
     try:
-        with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
+        with ProcessPoolExecutor(processes, context) as pool:
             yield from pool.map(_measure_chunk, jobs)
     except BrokenProcessPool as error:
         raise UserError(
@@ -126,14 +126,9 @@ def _run(jobs: list[list[str]], processes: int) -> Iterator[np.ndarray]:
         ) from error
 
 
-def _use_one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def _measure_chunk(paths: list[str]) -> np.ndarray:
     records = np.zeros(len(paths), RECORD)
+    _read_ahead(paths)
     for record, path in zip(records, paths, strict=True):
         try:
             _measure(Path(path), record)
@@ -141,6 +136,17 @@ def _measure_chunk(paths: list[str]) -> np.ndarray:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             record["error"] = reason.encode("ascii", "replace")
     return records
+
+
+def _read_ahead(paths: list[str]) -> None:
+    """Ask the system for all files at once, so that the cores do not wait for each in turn."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in paths:
+        with suppress(OSError):  # measuring it will tell
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
+            os.close(file)
 
 
 def _measure(path: Path, record: np.void) -> None:
@@ -156,11 +162,9 @@ def _measure(path: Path, record: np.void) -> None:
     record["width"], record["height"] = header.size
     record["format"], record["mode"] = header.format, header.mode
     try:
-        pixels = np.ascontiguousarray(read_image(path))  # channels last in memory
+        pixels = np.ascontiguousarray(read_pixels(path).transpose(2, 0, 1))
     except UserError:
         raise ValueError(f"truncated or damaged {header.format} ({header.mode})") from None
-    if pixels.ndim != 3:
-        raise ValueError(f"an animation, not an image ({header.format})")
     tables = getattr(header, "quantization", None) or {}
     if tables:
         record["jpeg_tables"] = hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()

@@ -115,6 +115,17 @@ def load_weights(model: Detector, path: Path, name: str) -> None:
         UserError: no such file, not a file of weights, or the weights of another architecture.
     """
     try:
+        model.load_state_dict(_read_weights(path))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its weights are not those of a {name} with {len(CLASSES)} outputs; "
+            f"name the model it was made with ({', '.join(MODELS)})"
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Return a file's weights under the names of a `Detector`; runs no code from it."""
+    try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
         else:
@@ -123,16 +134,26 @@ def load_weights(model: Detector, path: Path, name: str) -> None:
         raise UserError(f"{path}: no such file of weights") from error
     except Exception as error:  # each format has errors of its own; none may run code
         raise UserError(f"{path}: not a file of weights alone (.safetensors or .pth)") from error
-    # The course project saved the bare torchvision model, without `Detector` around it.
-    if isinstance(state, dict) and not any(key.startswith("backbone.") for key in state):
-        state = {f"backbone.{key}": value for key, value in state.items()}
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: its weights are not those of a {name} with {len(CLASSES)} outputs; "
-            f"name the model it was made with ({', '.join(MODELS)})"
-        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: not a file of weights alone (a state dict)")
+    # The course project saved the bare torchvision model, without `Detector` around it;
+    # `module.` is what DataParallel puts before each name.
+    bare = {key.removeprefix("module.").removeprefix("backbone."): state[key] for key in state}
+    return {f"backbone.{key}": value for key, value in bare.items()}
+
+
+def _recognise(path: Path) -> str:
+    """Return the name of the model whose weights a file holds, by their names and shapes."""
+    found = {key: value.shape for key, value in _read_weights(path).items()}
+    for name, entry in MODELS.items():
+        with torch.device("meta"):
+            expected = entry.builder(num_classes=len(CLASSES)).state_dict()
+        if found == {f"backbone.{key}": value.shape for key, value in expected.items()}:
+            return name
+    raise UserError(
+        f"{path}: the weights of no model known here with {len(CLASSES)} outputs "
+        f"({', '.join(MODELS)})"
+    )
 
 
 def save_model(model: Detector, folder: Path) -> None:
@@ -158,23 +179,55 @@ def describe(
     }
 
 
+def energy(logits: Tensor) -> Tensor:
+    """Return the energy score `[N]` of logits `[N, 2]`; the higher, the less like the training.
+
+    Minus the logarithm of the sum of exponentials: Liu et al. 2020, at temperature 1.
+    """
+    return -logits.double().logsumexp(-1)
+
+
+def energy_threshold(logits: Tensor) -> float:
+    """Return the energy that 99 % of Validation's images, by their logits `[N, 2]`, stay below."""
+    return float(energy(torch.as_tensor(logits)).quantile(0.99))
+
+
 def load_model(path: str | Path) -> tuple[Detector, dict]:
-    """Load a model in eval mode with its description, from its folder or its .safetensors file.
+    """Load a model in eval mode with its description; runs no code from its files.
+
+    Args:
+        path: a model's folder, its .safetensors file, or a file of weights alone. The latter's
+            model is recognised by its weights (Real = 0, Fake = 1) and described as the course
+            project used it: 224 pixels, threshold 0.5, not calibrated.
 
     Raises:
         UserError: no model there, or weights of another architecture than `model.json` names.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    if path.is_file() and not (path.suffix == ".safetensors" and (folder / "model.json").is_file()):
+        name, weights = _recognise(path), path
+        description = describe(name, 224, "fp32", temperature=1.0, threshold=0.5)
+    else:
+        description = _read_description(folder)
+        name = description["architecture"]
+        weights = path if path.is_file() else folder / "model.safetensors"
+    model = create_model(name)
+    load_weights(model, weights, name)
+    return model.eval(), description
+
+
+def _read_description(folder: Path) -> dict:
     try:
         description = json.loads((folder / "model.json").read_text())
-        name, _ = description["architecture"], description["image_size"]
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no model (model.json is missing); train one first") from error
-    except (ValueError, KeyError, TypeError) as error:
+        missing = describe("", 0, "", 0, 0).keys() - description.keys()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: no model (model.json is missing); train one first") from error
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'model.json'}: damaged; train the model again") from error
-    model = create_model(name)
-    load_weights(model, folder / "model.safetensors", name)
-    return model.eval(), description
+    if missing:
+        raise UserError(f"{folder / 'model.json'}: damaged; train the model again")
+    return description
 
 
 def find_models(*paths: str | Path) -> list[Path]:

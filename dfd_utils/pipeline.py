@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,16 @@ from functools import partial
 from pathlib import Path
 
 from dfd_utils import config
-from dfd_utils.config import BUILD_DIR, PROJECT_ROOT, UserError, write_whole
+from dfd_utils.config import (
+    BUILD_DIR,
+    FREE_SETTINGS,
+    PROJECT_ROOT,
+    STARTED,
+    UserError,
+    write_whole,
+)
+from dfd_utils.notebook import NOTEBOOKS, execute, shown
 
-NOTEBOOKS = PROJECT_ROOT / "notebooks"
 TITLE = "Deep Fake Image Detector"
 SUBTITLE = "ResNet50 and EfficientNet-B0 compared on face images"
 AUTHOR = (
@@ -56,18 +62,22 @@ def run_all(
     folder = _prepare_data(data)
     parameters |= {"run": run, "data": os.path.relpath(folder, PROJECT_ROOT), "profile": profile}
 
+    os.environ[STARTED] = str(time.time())  # max_hours are those of the whole run
+    if parameters.get("max_hours") is not None:
+        _plan(folder, BUILD_DIR / "runs" / run, parameters)
     executed, key = BUILD_DIR / "notebooks" / run, _sources_key(folder)
     for number, (path, names) in enumerate(known.items(), start=1):
         chosen = {name: value for name, value in parameters.items() if name in names}
-        key = _hash(key, path.read_bytes(), json.dumps(chosen, sort_keys=True))
+        telling = {name: value for name, value in chosen.items() if name not in FREE_SETTINGS}
+        key = _hash(key, path.read_bytes(), json.dumps(telling, sort_keys=True))
         if path in notebooks:
             title = f"[{number}/{len(known)}] {path.stem}"
             out = executed / path.name
-            _once(title, key, [out], partial(_papermill, path, out, chosen))
+            _once(title, key, [out], partial(execute, path, out, chosen))
     _report(run, [executed / path.name for path in known], pdf)
-    print(f"Done in {_duration(start)}. Open {_shown(BUILD_DIR / 'report.html')}", end="")
-    print(f" or {_shown(BUILD_DIR / 'report.pdf')}" if pdf else "", end="")
-    print(f"; the figures are in {_shown(config.FIGURES_DIR / run)}.")
+    print(f"Done in {_duration(start)}. Open {shown(BUILD_DIR / 'report.html')}", end="")
+    print(f" or {shown(BUILD_DIR / 'report.pdf')}" if pdf else "", end="")
+    print(f"; the figures are in {shown(config.FIGURES_DIR / run)}.")
 
 
 def _selected(only: list[str] | None) -> list[Path]:
@@ -115,6 +125,19 @@ def _prepare_data(data: str | None) -> Path:
     return folder
 
 
+def _plan(data: Path, run: Path, parameters: dict) -> None:
+    """Say what the hours hold, unless all models are trained already."""
+    from dfd_utils.models import MODELS
+    from dfd_utils.plan import plan
+
+    if all((run / name / "model.json").is_file() for name in MODELS):
+        return
+    names = config.Profile.__dataclass_fields__
+    chosen = {k: v for k, v in parameters.items() if k in names and k != "name"}
+    with _step("plan"):
+        plan(list(MODELS), data, config.get_profile(parameters["profile"], **chosen), run)
+
+
 def _sources_key(data: Path) -> str:
     from dfd_utils.dataset import data_fingerprint
 
@@ -138,47 +161,6 @@ def _once(title: str, key: str, outputs: list[Path], work: Callable[[], None]) -
     with _step(title):
         work()
         write_whole(done, key)
-
-
-def _papermill(notebook: Path, out: Path, parameters: dict) -> None:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    from dfd_utils.report import check_executed, export_notebook_html
-
-    # A kernelspec of the same name in the home folder may start another environment's Python.
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    running = out.with_name(f"{out.stem}.running.ipynb")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out.parent}: cannot be written ({error.strerror}); set DFD_OUTPUT_DIR to a folder "
-            "of yours"
-        ) from error
-    try:
-        papermill.execute_notebook(
-            str(notebook), str(running), parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
-            progress_bar={"disable": None, "leave": False}, stdout_file=sys.stdout,
-            extra_arguments=["--log-level=ERROR"],
-        )  # fmt: skip
-    except PapermillExecutionError as error:
-        if error.ename == "UserError":
-            raise UserError(f"{notebook.name}: {error.evalue}") from error
-        raise NotebookError(
-            f"{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue} "
-            f"(whole traceback in {_shown(running)})"
-        ) from error
-    except RuntimeError as error:  # the kernel died, of memory for the most part
-        raise NotebookError(f"{notebook.name}: {error}; see {_shown(running)}") from error
-    check_executed(running)
-    os.replace(running, out)
-    export_notebook_html(out, out.with_suffix(".html"))
-
-
-class NotebookError(Exception):
-    """A notebook failed for a reason that is not the user's (exit code 1)."""
 
 
 def _report(run: str, notebooks: list[Path], pdf: bool) -> None:
@@ -205,7 +187,3 @@ def _step(title: str) -> Iterator[None]:
 def _duration(start: float) -> str:
     seconds = round(time.monotonic() - start)
     return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
-
-
-def _shown(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -84,6 +84,7 @@ def class_counts(counts: pd.DataFrame) -> Figure:
 
 def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
     """Boxes of each statistic by split and class (columns split, label 0 or 1, statistics)."""
+    statistics = [name for name in statistics if files[name].notna().any()]
     figure, axes = _axes(3, -(-len(statistics) // 3), 1.9 * -(-len(statistics) // 3))
     named = files.assign(label=files["label"].map(dict(enumerate(CLASSES))))
     for axis, statistic in zip(axes, statistics, strict=False):
@@ -92,7 +93,11 @@ def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
             fliersize=0, linewidth=0.8, width=0.7, hue_order=CLASSES,
         )  # fmt: skip
         low, high = files[statistic].quantile([0.005, 0.995])
-        axis.set(title=statistic.replace("_", " "), xlabel="", ylabel="", ylim=(low, high))
+        title = statistic.replace("_", " ").replace("jpeg", "JPEG")
+        axis.set(title=title, xlabel="", ylabel="")
+        if low < high:
+            margin = 0.05 * (high - low)
+            axis.set_ylim(low - margin, high + margin)
         axis.grid(axis="x", visible=False)
         handles, labels = axis.get_legend_handles_labels()
         axis.get_legend().remove()

@@ -1,79 +1,163 @@
-"""Images and folders in, labels and probabilities out."""
+"""Pictures in, labels and probabilities out."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from dfd_utils import transforms
+from dfd_utils import explain, transforms
 from dfd_utils.config import BUILD_DIR, CLASSES, UserError
-from dfd_utils.dataset import IMAGE_SUFFIXES, data_loader, read_image
-from dfd_utils.models import find_models, load_model
+from dfd_utils.dataset import data_loader
+from dfd_utils.models import Detector, energy, find_models, load_model
+from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
 BATCH_SIZE = 64
-COLUMNS = ("path", "label", "score", "threshold", "error")
+COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
+# What is warned of. Of faces in photographs and video, the flattest measured spread over 8 levels.
+TINY = 0.5  # a shorter side below this share of the model's image size
+FLAT = 4.0  # standard deviation of the levels (0 to 255) of the resized picture's widest channel
 
 
-class _ImageFiles(Dataset):
-    """Images by path; what cannot be read comes as a black image with its error."""
+class _Pictures(Dataset):
+    """Pictures by path; what cannot be read comes as a black image with its error.
 
-    def __init__(self, paths: list[Path], image_size: int):
-        self.paths, self.image_size = paths, image_size
+    An item: uint8 `[3, S, S]`, its position, error, warning ("" where there is none).
+    """
+
+    def __init__(self, files: Sequence[str], image_size: int):
+        self.files, self.image_size = files, image_size
         self.transform = transforms.eval_transform(image_size)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str, str]:
+        file, size = self.files[index], self.image_size
         try:
-            return self.transform(read_image(self.paths[index])), ""
+            picture = read_picture(file)
         except UserError as error:
-            black = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
-            return black, str(error).removeprefix(f"{self.paths[index]}: ")
+            black = torch.zeros(3, size, size, dtype=torch.uint8)
+            return black, index, str(error).removeprefix(f"{file}: "), ""
+        resized = self.transform(picture)
+        return resized, index, "", "; ".join(_warnings(picture, resized))
 
 
-def predict(paths: Iterable[str | Path], model: str | Path | None = None) -> pd.DataFrame:
-    """Call every image Real or Fake; return a row an input, in the order given.
+def _warnings(picture: Tensor, resized: Tensor) -> Iterator[str]:
+    (height, width), size = picture.shape[1:], resized.shape[-1]
+    if min(height, width) < TINY * size:
+        yield f"tiny: {width} x {height} pixels, the model looks at {size}"
+    if resized.float().std(dim=(1, 2)).max() < FLAT:
+        yield "nearly one colour: there is no face to see"
+
+
+def predict(
+    paths: Iterable[str | Path] | str | Path, model: str | Path | None = None
+) -> pd.DataFrame:
+    """Call every picture Real or Fake; return a row an input, in the order given.
 
     Columns: path; label ("Real" or "Fake"); score (calibrated probability of Fake, 0 to 1);
     threshold (Fake from this score on, chosen on Validation); error (None, or why there is no
-    label). A folder stands for the images in it and below.
+    label); warning (None, or why the score deserves less trust).
 
     Args:
-        paths: image files and folders.
-        model: a model's folder or file; None takes `default_model()`.
+        paths: files, folders and patterns, see `find_pictures`.
+        model: a model, see `choose_model`.
 
     Raises:
         UserError: no such model.
     """
-    network, description = load_model(model or default_model())
-    files = [file for path in paths for file in _expanded(Path(path))]
-    rows = []
-    if files:
-        accelerator = make_accelerator(description["precision"])
-        dataset = _ImageFiles(files, description["image_size"])
-        # One picture is not worth a worker process.
-        workers = 0 if len(files) <= BATCH_SIZE else None
-        loader = data_loader(dataset, BATCH_SIZE, num_workers=workers)
-        network, loader = accelerator.prepare(network, loader)
-        with torch.inference_mode():
-            for images, errors in loader:
-                with accelerator.autocast():
-                    logits = network(images).double()
-                margin = (logits[:, 1] - logits[:, 0]) / description["temperature"]
-                rows += zip(torch.sigmoid(margin).tolist(), errors, strict=True)
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    loaded = load_model(choose_model(model))
+    rows = stream(list(find_pictures(paths)), *loaded)
+    return pd.DataFrame(list(rows), columns=COLUMNS, dtype=object)
+
+
+def stream(
+    files: Sequence[str],
+    network: Detector,
+    description: dict,
+    start: int = 0,
+    explanations: Path | None = None,
+    progress: bool = False,
+) -> Iterator[dict]:
+    """Yield a row (`COLUMNS`) for each of `files` from position `start` on, in order.
+
+    Memory does not grow with their number. In several processes each scores a share, and every
+    one yields all rows.
+
+    Args:
+        files: pictures.
+        network: a model in eval mode.
+        description: what `load_model` returns beside it.
+        start: how many of `files` to pass over.
+        explanations: a folder; gets `<position>_<name>.png` for each picture, with the heat map.
+        progress: show a bar on standard error, if that is a terminal.
+    """
+    if start == len(files):
+        return
+    accelerator = make_accelerator(description["precision"])
+    dataset = _Pictures(files[start:], description["image_size"])
+    workers = 0 if len(dataset) <= BATCH_SIZE else None  # a few are not worth a worker process
+    loader = data_loader(dataset, BATCH_SIZE, num_workers=workers)
+    loader = accelerator.prepare_data_loader(loader)
+    network = network.to(accelerator.device)
+    bar = tqdm(
+        total=len(files), initial=start, unit="img", desc="Predicting",
+        disable=None if progress and accelerator.is_main_process else True,
+    )  # fmt: skip
+    with bar:
+        for images, positions, errors, warnings in loader:
+            with torch.inference_mode(), accelerator.autocast():
+                logits = network(images).double()
+            names = [(start + int(i), files[start + int(i)]) for i in positions]
+            scores = torch.sigmoid((logits[:, 1] - logits[:, 0]) / description["temperature"])
+            values = zip(scores.tolist(), energy(logits).tolist(), strict=True)
+            rows = [
+                _row(name, *value, *told, description)
+                for (_, name), value, *told in zip(names, values, errors, warnings, strict=True)
+            ]
+            if explanations:
+                maps = explain.heat_maps(network, description, images)
+                for (position, name), row, heat in zip(names, rows, maps, strict=True):
+                    if row["error"] is None:
+                        out = explanations / f"{position + 1:06}_{Path(name).stem}.png"
+                        explain.save_overlay(read_picture(name), heat, out)
+            if accelerator.num_processes > 1:
+                rows = accelerator.gather_for_metrics(rows, use_gather_object=True)
+            yield from rows
+            bar.update(len(rows))
+
+
+def _row(path: str, score: float, far: float, error: str, warning: str, description: dict) -> dict:
     threshold = description["threshold"]
-    table = [
-        (str(path), None, None, threshold, error)
-        if error
-        else (str(path), CLASSES[int(score >= threshold)], score, threshold, None)
-        for path, (score, error) in zip(files, rows, strict=True)
-    ]
-    return pd.DataFrame(table, columns=COLUMNS, dtype=object)
+    if error:
+        return dict(zip(COLUMNS, (path, None, None, threshold, error, None), strict=True))
+    told = [warning] if warning else []
+    if far > description.get("energy_threshold", float("inf")):
+        told.append("unlike the pictures of the training, or undecided")
+    label = CLASSES[int(score >= threshold)]
+    row = (path, label, score, threshold, None, "; ".join(told) or None)
+    return dict(zip(COLUMNS, row, strict=True))
+
+
+def choose_model(model: str | Path | None = None) -> Path:
+    """Return the model's folder or file that `model` means.
+
+    A model's own folder or file stands for itself; a folder of models for the one of its newest
+    run that did best on Validation (highest AUC); None for the best of all runs' newest.
+
+    Raises:
+        UserError: nothing was trained yet.
+    """
+    path = BUILD_DIR / "runs" if model is None else Path(model)
+    if (path / "model.json").is_file() or path.is_file():
+        return path
+    return default_model(path)
 
 
 def default_model(runs: Path | None = None) -> Path:
@@ -91,24 +175,3 @@ def default_model(runs: Path | None = None) -> Path:
 def _validation_auc(folder: Path) -> float:
     history = folder / "history.csv"
     return pd.read_csv(history)["auc"].max() if history.is_file() else -1.0
-
-
-def _expanded(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def as_text(table: pd.DataFrame, form: str) -> str:
-    """Return predictions as "text" (a line an input), "json" (an object a line) or "csv"."""
-    if form == "csv":
-        return table.to_csv(index=False).rstrip("\n")
-    rows = table.to_dict("records")
-    if form == "json":
-        return "\n".join(json.dumps(row) for row in rows)
-    return "\n".join(
-        f"{row['path']}: {row['error']}"
-        if row["error"]
-        else f"{row['path']}: {row['label']} (probability of Fake {row['score']:.3f})"
-        for row in rows
-    )

@@ -1,36 +1,40 @@
-"""Training: `fit` with checkpoints, exact resume at epoch ends, and averaged weights."""
+"""Training: `fit` with checkpoints, exact resume, and averaged weights."""
 
 import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, skip_first_batches
+from accelerate.utils import broadcast
 from scipy.special import expit
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
-from tqdm import tqdm
 
-from dfd_utils import metrics, transforms
-from dfd_utils.checkpoint import (
-    Progress,
-    acquire,
+from dfd_utils import metrics
+from dfd_utils.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
+from dfd_utils.config import Profile, UserError, write_whole
+from dfd_utils.dataset import check_layout
+from dfd_utils.interrupt import GO_ON, SAVE, Interrupted, Watch
+from dfd_utils.models import architecture, energy_threshold
+from dfd_utils.precision import resolve_precision
+from dfd_utils.processes import on_main, processes
+from dfd_utils.progress import Progress
+from dfd_utils.recipe import Training, prepare
+from dfd_utils.run import (
     configuration,
-    load_checkpoint,
+    finish,
+    keep_weights,
+    locked,
+    recover_weights,
     refuse_other_settings,
-    save_checkpoint,
+    write_history,
 )
-from dfd_utils.config import SPLITS, Profile, UserError, write_whole
-from dfd_utils.dataset import check_layout, data_loader, load_split
-from dfd_utils.models import architecture, create_model, describe, load_weights, save_model
-from dfd_utils.precision import make_accelerator, resolve_precision
 
 
 def fit(
@@ -56,132 +60,146 @@ def fit(
     """
     architecture(model_name)
     check_layout(data)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = open(out / ".lock", "w")  # noqa: SIM115  (held until the end of the training)
-    except OSError as error:
+    if not processes().is_main_process:
+        log = _silent
+    if profile.batch_size % processes().num_processes:
         raise UserError(
-            f"{out}: cannot be written ({error.strerror}); choose another run"
-        ) from error
-    with lock:
-        acquire(lock, out)
-        profile = resolve_precision(model_name, profile, log)
-        config = configuration(model_name, data, profile)
-        refuse_other_settings(out / "config.json", config)
-        if (out / "model.json").is_file():
+            f"setting batch_size: {profile.batch_size} images cannot be shared equally by "
+            f"{processes().num_processes} processes; choose a multiple"
+        )
+    with ExitStack() as held:
+
+        def open_run() -> tuple[Profile, bool]:
+            held.enter_context(locked(out))
+            resolved = resolve_precision(model_name, profile, log)
+            config = configuration(model_name, data, resolved)
+            refuse_other_settings(out / "config.json", config)
+            done = _finished(out, resolved)
+            if not done:
+                write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
+            return resolved, done
+
+        profile, finished = on_main(open_run)
+        if finished:
             log(f"{out.name}: already trained, nothing to do")
-            return pd.read_csv(out / "history.csv")
-        write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
-        return _train(model_name, data, out, profile, log)
+        else:
+            with Watch(profile) as watch:
+                _train(prepare(model_name, data, profile, log), out, profile, watch, log)
+        return on_main(pd.read_csv, out / "history.csv")
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _finished(out: Path, profile: Profile) -> bool:
+    described = out / "model.json"
+    if not described.is_file():
+        return False
+    return json.loads(described.read_text()).get("epochs", profile.epochs) >= profile.epochs
 
 
 def _train(
-    model_name: str, data: Path, out: Path, profile: Profile, log: Callable[[str], None]
-) -> pd.DataFrame:
-    accelerator = make_accelerator(profile.precision, profile.seed)
-    set_seed(profile.seed)
-    train_set = load_split(data, SPLITS[0], train_transform(profile), profile.seed)
-    validation_set = load_split(data, SPLITS[1], transforms.eval_transform(profile.image_size))
-    model = create_model(model_name, profile.weights, log)
-    averaged = AveragedModel(model, multi_avg_fn=_ema(profile.ema_decay), use_buffers=True)
-    averaged.to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=profile.lr, weight_decay=profile.weight_decay, fused=True
-    )
-    # Constant after the warm-up: with averaged weights every epoch's model is valid on its own,
-    # so that one run shows what 1, 3, 5 and 8 epochs give.
-    lr_scheduler = torch.optim.lr_scheduler.LinearLR(
-        optimizer, start_factor=0.01, total_iters=profile.warmup_steps
-    )
-    batch_size, workers = profile.batch_size, profile.num_workers
-    model, optimizer, lr_scheduler, train_loader, validation_loader = accelerator.prepare(
-        model,
-        optimizer,
-        lr_scheduler,
-        data_loader(train_set, batch_size, shuffle=True, num_workers=workers),
-        data_loader(validation_set, batch_size * 2, num_workers=workers),
-    )
-    criterion = nn.CrossEntropyLoss(label_smoothing=profile.label_smoothing)
-    progress = Progress()
-    accelerator.register_for_checkpointing(averaged, progress)
-    load_checkpoint(accelerator, out, log)
+    training: Training, out: Path, profile: Profile, watch: Watch, log: Callable[[str], None]
+) -> None:
+    accelerator, averaged = training.accelerator, training.averaged
+    state = TrainingState(accelerator)
+    accelerator.register_for_checkpointing(averaged, state)
+    load_checkpoint(accelerator, state, out, log)
+    on_main(recover_weights, state.rows, out)
+    steps = len(training.train_loader)
+    shown = log if accelerator.is_main_process else None
+    progress = Progress(out.name, profile.epochs, steps, profile.batch_size, watch.deadline, shown)
 
-    for epoch in range(len(progress.rows) + 1, profile.epochs + 1):
-        start = time.perf_counter()
-        train_set.epoch = epoch
-        train_loader.set_epoch(epoch)
-        training_loss = train_one_epoch(
-            model, averaged, train_loader, criterion, optimizer, lr_scheduler, accelerator,
-            f"{out.name} epoch {epoch}/{profile.epochs}",
-        )  # fmt: skip
-        seconds = time.perf_counter() - start
-        if not math.isfinite(training_loss):
-            raise UserError(f"{out.name}: the loss is not finite in epoch {epoch}; lower lr")
-        row = {"epoch": epoch, "training_loss": training_loss}
-        row |= _validation_row(*evaluate_epoch(averaged.module, validation_loader, accelerator))
-        row["lr"] = optimizer.param_groups[0]["lr"]
-        row["images_per_second"] = len(train_loader) * batch_size / seconds
-        row["seconds"] = time.perf_counter() - start
-        progress.rows.append(row)
-        if row["auc"] >= max(r["auc"] for r in progress.rows) and accelerator.is_main_process:
-            save_model(averaged.module, out)
-        save_checkpoint(accelerator, out)
-        history = pd.DataFrame(progress.rows)
-        write_whole(out / "history.csv", history.to_csv(index=False))
-        log(
-            f"{out.name} epoch {epoch}/{profile.epochs}: training loss {training_loss:.3f}, "
-            f"Validation AUC {row['auc']:.3f}, accuracy {row['accuracy']:.3f}, "
-            f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
+    def save() -> None:
+        save_checkpoint(accelerator, state, out, log)
+        watch.saved()
+
+    def stop(verdict: int | None = None) -> None:
+        progress.end()
+        save()
+        last = next(iter(checkpoints(out)), None)
+        place = f"checkpoint {last.name}" if last else "the beginning"
+        watch.end(
+            verdict,
+            f"{out.name} is in epoch {state.epoch}/{profile.epochs}, step {state.step}/{steps}; "
+            f"the same command goes on from {place}",
         )
 
-    # What is left to choose is chosen on Validation, with the weights that were kept.
-    load_weights(averaged.module, out / "model.safetensors", model_name)
-    labels, logits = evaluate_epoch(averaged.module, validation_loader, accelerator)
-    margin = logits[:, 1] - logits[:, 0]
-    temperature = metrics.fit_temperature(labels, margin)
-    threshold = metrics.choose_threshold(labels, expit(margin / temperature))
-    description = describe(
-        model_name, profile.image_size, profile.precision, temperature, threshold
-    )
-    write_whole(out / "model.json", json.dumps(description, indent=2) + "\n")
-    return pd.read_csv(out / "history.csv")
+    def after_step() -> None:
+        progress.step(state)
+        verdict = watch.verdict(state.step)
+        if verdict == SAVE:
+            save()
+        elif verdict != GO_ON:
+            stop(verdict)
 
-
-def train_transform(profile: Profile) -> v2.Transform:
-    """Make the training transform: flip, sometimes degrade, resize; uint8 in and out."""
-    steps = [v2.RandomHorizontalFlip()]
-    if profile.degradation_probability:
-        degrade = v2.RandomApply([transforms.RandomDegradation()], profile.degradation_probability)
-        steps.append(degrade)
-    return v2.Compose([*steps, transforms.eval_transform(profile.image_size)])
+    while len(state.rows) < profile.epochs:
+        progress.begin(state)
+        training_loss = train_one_epoch(training, state, after_step)
+        progress.end()
+        if not math.isfinite(training_loss):
+            raise UserError(f"{out.name}: the loss is not finite in epoch {state.epoch}; lower lr")
+        start = time.perf_counter()
+        try:
+            with watch.interruptible():
+                row = _judged(training)
+        except Interrupted:
+            stop()
+        row = {"epoch": state.epoch, "training_loss": training_loss} | row
+        row["lr"] = training.optimizer.param_groups[0]["lr"]
+        row["images_per_second"] = steps * profile.batch_size / state.seconds
+        on_main(keep_weights, averaged.module, row, out, training.model_name, profile)
+        saving = state.checkpoint_seconds
+        row["seconds"] = state.seconds + saving + time.perf_counter() - start
+        state.rows.append(row)
+        state.begin_epoch()
+        save()
+        # What this checkpoint cost it cannot hold itself.
+        saving, state.checkpoint_seconds = saving + state.checkpoint_seconds, 0.0
+        on_main(write_history, state.rows, out)
+        log(
+            f"{out.name} epoch {row['epoch']}/{profile.epochs}: training loss {training_loss:.3f}, "
+            f"Validation AUC {row['auc']:.3f}, accuracy {row['accuracy']:.3f}, "
+            f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s, "
+            f"{saving:.1f} s of them for checkpoints"
+        )
+        verdict = watch.verdict(0)
+        if verdict > SAVE and len(state.rows) < profile.epochs:
+            stop(verdict)
+    on_main(finish, state.rows, out, training.model_name, profile)
 
 
 def train_one_epoch(
-    model: nn.Module,
-    averaged: AveragedModel,
-    loader: DataLoader,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
-    accelerator: Accelerator,
-    title: str,
+    training: Training, state: TrainingState, after_step: Callable[[], None] = lambda: None
 ) -> float:
-    """Train for one pass over the loader; return the mean loss over its images."""
+    """Train to the end of the running epoch; return the mean loss over its images.
+
+    A resumed epoch begins after the batches that the state has counted; their images are not
+    read again. `after_step` is called when a step is done and counted in the state.
+    """
+    accelerator, loader, model = training.accelerator, training.train_loader, training.model
+    loader.dataset.epoch = state.epoch
+    loader.set_epoch(state.epoch)
     model.train()
-    total, images_seen = torch.zeros((), device=accelerator.device), 0
-    for images, labels in tqdm(loader, desc=title, leave=False, disable=None):
-        optimizer.zero_grad(set_to_none=True)
-        loss = criterion(model(images), labels)
+    batches = skip_first_batches(loader, state.step) if state.step else loader
+    begun = time.perf_counter()
+    for images, labels in batches if state.step < len(loader) else ():
+        training.optimizer.zero_grad(set_to_none=True)
+        loss = training.criterion(model(images), labels)
         accelerator.backward(loss)
-        optimizer.step()
-        lr_scheduler.step()
-        averaged.update_parameters(accelerator.unwrap_model(model))
-        total += loss.detach() * len(labels)  # summed on the device: no wait for it at each step
-        images_seen += len(labels)
-    total, images_seen = accelerator.reduce(
-        torch.stack([total.double(), torch.tensor(float(images_seen)).to(total).double()])
-    ).tolist()
-    return total / images_seen
+        training.optimizer.step()
+        training.lr_scheduler.step()
+        training.averaged.update_parameters(accelerator.unwrap_model(model))
+        # Summed on the device: no wait for it at each step.
+        state.loss_sum += loss.detach() * len(labels)
+        state.images += len(labels)
+        state.step += 1
+        state.seconds += time.perf_counter() - begun
+        after_step()
+        begun = time.perf_counter()
+    loss_sum = accelerator.reduce(state.loss_sum).item()
+    return loss_sum / (state.images * accelerator.num_processes)
 
 
 @torch.inference_mode()
@@ -200,9 +218,17 @@ def evaluate_epoch(
     return torch.cat(labels).numpy(), torch.cat(logits).numpy()
 
 
-def _validation_row(labels: np.ndarray, logits: np.ndarray) -> dict:
-    scores = expit(logits[:, 1] - logits[:, 0])
-    judged = metrics.all_metrics(labels, scores)
+def _judged(training: Training) -> dict:
+    """Judge the averaged weights on Validation; calibrate them there too."""
+    for buffer in training.averaged.buffers():  # the main process's: those that are saved
+        broadcast(buffer)
+    labels, logits = evaluate_epoch(
+        training.averaged.module, training.validation_loader, training.accelerator
+    )
+    # In float64, as the evaluation scores them: small margins would end in ties.
+    margin = (logits[:, 1] - logits[:, 0]).astype("float64")
+    judged = metrics.all_metrics(labels, expit(margin))
+    temperature = metrics.fit_temperature(labels, margin)
     return {
         "accuracy": judged["accuracy"],
         "precision": judged["precision"],
@@ -210,17 +236,7 @@ def _validation_row(labels: np.ndarray, logits: np.ndarray) -> dict:
         "f1score": judged["f1"],
         "validation_loss": judged["log_loss"],
         "auc": judged["auc"],
+        "temperature": temperature,
+        "threshold": metrics.choose_threshold(labels, expit(margin / temperature)),
+        "energy_threshold": energy_threshold(logits),
     }
-
-
-def _ema(decay: float) -> Callable:
-    @torch.no_grad()
-    def update(averaged: list, current: list, count: torch.Tensor) -> None:
-        # A short memory at first, or the random start would weigh on the first epochs.
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - now)
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return update

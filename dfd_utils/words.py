@@ -41,10 +41,12 @@ def shortcut_table(summary: dict) -> pd.DataFrame:
 def shift_table(summary: dict) -> pd.DataFrame:
     """Return how far Validation and Test differ from Train (Cliff's delta), from an audit."""
     table = pd.DataFrame(summary["shift"])
-    table = table[table["class"] == "All"]
-    shown = table["cliffs_delta"].map("{:+.2f}".format) + " (" + table["size"] + ")"
-    table = table.assign(shown=shown).pivot(index="statistic", columns="split", values="shown")
-    table = table[[split for split in SPLITS if split in table]]
+    shown = table["cliffs_delta"].map("{:+.2f}".format)
+    all_images = table["class"] == "All"
+    table["shown"] = shown.where(~all_images, shown + " (" + table["size"] + ")")
+    table["column"] = table["split"].where(all_images, table["split"] + ", " + table["class"])
+    columns = table["column"].unique()
+    table = table.pivot(index="statistic", columns="column", values="shown")[columns].fillna("")
     return (
         table.rename(lambda name: name.replace("_", " "))
         .rename_axis(None)
@@ -57,8 +59,10 @@ def audit_words(summary: dict) -> str:
     exact, near = (summary["duplicates"][kind] for kind in ("exact", "near"))
     leaks = ", ".join(f"{count} {name}" for name, count in summary["leakage"].items())
     excluded = sum(sum(by_class.values()) for by_class in summary["excluded"].values())
+    broken = ", ".join(f"`{path}`" for path in summary["unreadable_files"][:3])
     lines = [
-        f"{summary['images']:,} images, {summary['unreadable']} of them unreadable.",
+        f"{summary['images']:,} images, {summary['unreadable']} of them unreadable"
+        + (f" (the first: {broken})." if broken else "."),
         f"{exact['pairs']} exact and {near['pairs']} near-duplicate pairs; across splits: {leaks}.",
         f"{excluded} images are on the exclusion list, which every loader honours.",
         *([f"**Warning:** {text}" for text in summary["warnings"]]

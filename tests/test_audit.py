@@ -1,6 +1,7 @@
 """Audits of small data sets with planted faults."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from dfd_utils import dataset, duplicates, measure
 from dfd_utils.audit import FILES, audit, find_shift, find_shortcuts
 from dfd_utils.config import CLASSES, SPLITS, UserError
+from tests.audit_benchmark import audit_truth, find_faces
 
 
 def picture(seed: int, size: int = 96) -> Image.Image:
@@ -255,6 +257,20 @@ def test_an_output_folder_that_cannot_be_made(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be made"):
         audit(data, tmp_path / "file" / "out")
+
+
+def test_a_name_that_no_table_can_hold_is_refused(data, tmp_path):
+    picture(1).save(os.fsencode(data / "Train" / "Real") + b"/\xff.jpg", "JPEG")
+    with pytest.raises(UserError, match=r"Train/Real: the file name .* is not UTF-8"):
+        audit(data, tmp_path / "out")
+
+
+def test_planted_copies_and_broken_files_are_found(tiny_sample, tmp_path):
+    faces = find_faces([tiny_sample], tmp_path)
+    table = audit_truth(faces, tmp_path, copies=4, broken=2).set_index("")
+    planted = table[table.planted != ""]
+    assert planted.found.tolist() == planted.planted.tolist() == [4, 4, 4, 2, 2, 2]
+    assert table["false"][table.planted == ""].tolist() == [0, 0]
 
 
 def test_candidates_are_all_pairs_within_the_radius():

@@ -64,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"code": self.server.status, "message": "refused"}, self.server.status)
         elif self.path == "/v1/datasets.DatasetApiService/GetDataset":
             self.answer({"currentVersionNumber": 1})
+        elif self.path == "/kaggle-jwt-handler/AttachDatasourceUsingJwtRequest":
+            self.answer({"wasSuccessful": True, "result": {"mountSlug": "attached"}})
         elif self.path == "/v1/datasets.DatasetApiService/DownloadDataset":
             self.send_response(302)
             self.send_header("Location", f"http://{self.headers['Host']}/storage/archive.zip")
@@ -387,6 +389,22 @@ def test_without_hard_links(kaggle, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "symlink", refuse)
     folder = download("openforensics", tmp_path / "data" / "copied")
     assert len(images_of(folder)) == 18 and not any(p.is_symlink() for p in folder.rglob("*"))
+
+
+def test_the_input_attached_in_a_kaggle_notebook_is_used(kaggle, tmp_path, monkeypatch):
+    attached = tmp_path / "input" / "attached"
+    for name, content in kaggle_layout().items():
+        (attached / name).parent.mkdir(parents=True, exist_ok=True)
+        (attached / name).write_bytes(content)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.setenv("KAGGLE_DATA_PROXY_URL", f"http://127.0.0.1:{kaggle.server_address[1]}")
+    monkeypatch.setenv("KAGGLE_USER_SECRETS_TOKEN", "secret")
+    monkeypatch.setenv("KAGGLE_DATA_PROXY_TOKEN", "secret")
+    monkeypatch.setenv("KAGGLE_CACHE_MOUNT_FOLDER", str(tmp_path / "input"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: pytest.fail("nothing is to be fetched"))
+    folder = download("openforensics", tmp_path / "data" / "faces")
+    assert len(images_of(folder)) == 18 and len(images_of(attached)) == 18
+    assert not kaggle.ranges, "nothing was fetched"
 
 
 def test_foreign_folders_and_names_are_refused(tmp_path):

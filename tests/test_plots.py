@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -60,3 +62,24 @@ def test_gallery_places_every_picture_and_caption(tiny_sample):
     figure = galleries.gallery(rows, [f"picture {number}" for number in range(6)])
     assert sum(len(axis.images) for axis in figure.axes) == 6
     assert {f"picture {number}" for number in range(6)} | {"Real", "Fake"} == set(texts(figure))
+
+
+def test_worst_duplicates_come_first(tiny_sample):
+    paths = [f"Train/Real/{p.name}" for p in sorted((tiny_sample / "Train" / "Real").iterdir())]
+    pairs = pd.DataFrame({"path_a": paths[:4], "path_b": paths[1:5], "difference": [0.1, 2, 1, 0]})
+    pairs["cluster"] = [0, 1, 2, 3]
+    pairs["across_splits"] = [True, False, True, False]
+    pairs["across_labels"] = [False, False, False, True]
+    shown = texts(galleries.worst_duplicates(tiny_sample, pairs, most=3))
+    names = [text.splitlines()[1] for text in shown if "\n" in text]
+    expected = [Path(paths[i]).name[-18:] for i in (3, 2, 0, 4, 3, 1)]  # a row, then its copies
+    assert [name.removeprefix("…") for name in names] == expected
+    nothing = galleries.worst_duplicates(tiny_sample, pairs[:0])
+    assert nothing.texts[0].get_text() == "No duplicates were found."
+
+
+def test_distributions_bear_a_statistic_without_values_or_spread():
+    files = pd.DataFrame({"split": ["Train", "Test"] * 4, "label": [0, 0, 1, 1] * 2})
+    files = files.assign(jpeg_quality=np.nan, noise=2.0, sharpness=np.arange(8.0))
+    figure = plots.distributions(files, ["jpeg_quality", "noise", "sharpness"])
+    assert [axis.get_title() for axis in figure.axes] == ["noise", "sharpness", ""]

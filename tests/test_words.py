@@ -67,3 +67,26 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         words.title_of(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps({"architecture": "efficientnet_b0"}))
     assert words.title_of(tmp_path) == "EfficientNet-B0"
+
+
+def test_shift_is_told_for_all_images_and_by_class():
+    rows = [
+        {
+            "split": split,
+            "class": name,
+            "statistic": "noise",
+            "cliffs_delta": delta,
+            "size": "large",
+        }
+        for split, name, delta in [
+            ("Test", "All", 0.6),
+            ("Test", "Real", 0.5),
+            ("Test", "Fake", -1),
+        ]
+    ]
+    table = words.shift_table({"shift": rows})
+    assert table.loc["noise"].to_dict() == {
+        "Test": "+0.60 (large)",
+        "Test, Real": "+0.50",
+        "Test, Fake": "-1.00",
+    }

@@ -1,0 +1,167 @@
+"""A run's folder: its lock, the settings that a later call must share, and its results."""
+
+import dataclasses
+import fcntl
+import json
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TextIO
+
+import pandas as pd
+import torch
+
+from dfd_utils.checkpoint import checkpoints, sync
+from dfd_utils.config import FREE_SETTINGS, PROJECT_ROOT, SPLITS, Profile, UserError, write_whole
+from dfd_utils.dataset import data_fingerprint, read_exclusions
+from dfd_utils.models import Detector, describe, save_model
+from dfd_utils.processes import processes
+
+PATIENCE = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Make the run's folder and hold its lock.
+
+    Raises:
+        UserError: it cannot be written, or another process has the lock for `PATIENCE` seconds.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / ".lock", "w")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); choose another run"
+        ) from error
+    with lock:
+        _acquire(lock, out)
+        yield
+
+
+def _acquire(lock: TextIO, out: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"{out}: another process trains here; wait or stop it") from error
+            time.sleep(0.5)
+
+
+def configuration(model_name: str, data: Path, profile: Profile) -> dict:
+    """Return what `config.json` says: settings, data fingerprint, versions, commit, device."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True
+    )
+    excluded = read_exclusions(data)
+    return {
+        "model": model_name,
+        "settings": dataclasses.asdict(profile),
+        "data": data.name,
+        "data_fingerprint": data_fingerprint(data),
+        "excluded_images": {s: sum(p.startswith(f"{s}/") for p in excluded) for s in SPLITS},
+        "classes": {"0": "Real", "1": "Fake"},
+        "positive_class": "Fake",
+        "processes": processes().num_processes,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "torchvision", "accelerate", "dfd-utils")},
+        },
+        "git_commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def refuse_other_settings(path: Path, config: dict) -> None:
+    """Raise a UserError that names what differs from the run that is there already.
+
+    What changes no result may differ; and more epochs may be asked for, since the learning rate
+    does not depend on their number, where the run can go on from its last one.
+    """
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text())
+    for part in ("model", "data_fingerprint", "settings"):
+        old, new = before[part], config[part]
+        if part == "settings":
+            free = FREE_SETTINGS
+            resumable = checkpoints(path.parent) or not (path.parent / "model.json").is_file()
+            if resumable and new["epochs"] > old["epochs"]:
+                free += ("epochs",)
+            changed = [k for k in new if old.get(k) != new[k] and k not in free]
+            old, new = ({k: side.get(k) for k in changed} for side in (old, new))
+        if old != new:
+            raise UserError(
+                f"{path.parent}: holds a run with {part} {old}, asked for is {new}; "
+                "choose another run name, or delete that folder"
+            )
+
+
+def keep_weights(model: Detector, row: dict, out: Path, name: str, profile: Profile) -> None:
+    """Save an epoch's averaged weights in `epochs/`, with its description if all are to be kept."""
+    folder = _epoch_folder(out, row["epoch"])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(model, folder)
+    sync(folder / "model.safetensors")
+    if profile.keep_epochs:
+        write_whole(folder / "model.json", _description(row, name, profile))
+
+
+def write_history(rows: list[dict], out: Path) -> None:
+    """Write history.csv, and drop the weights that can no longer become the model."""
+    write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False))
+    # A run that falls back to the checkpoint before may lose its last epoch, and have it anew.
+    wanted = [_epoch_folder(out, best["epoch"]) for best in (_best(rows), _best(rows[:-1] or rows))]
+    _drop_weights(out, wanted)
+
+
+def finish(rows: list[dict], out: Path, name: str, profile: Profile) -> None:
+    """Make the epoch with the highest Validation AUC the model; keep one checkpoint."""
+    write_history(rows, out)
+    best = _best(rows)
+    weights = _epoch_folder(out, best["epoch"]) / "model.safetensors"
+    write_whole(out / "model.safetensors", weights.read_bytes())
+    write_whole(out / "model.json", _description(best, name, profile, len(rows)))
+    for place in checkpoints(out)[1:]:
+        shutil.rmtree(place)
+    _drop_weights(out, wanted=[])
+    with suppress(OSError):  # it is not empty where every epoch is kept
+        (out / "epochs").rmdir()
+
+
+def recover_weights(rows: list[dict], out: Path) -> None:
+    """Bring a finished run's weights back into `epochs/`, to compete with further epochs."""
+    if rows and (out / "model.json").is_file():
+        weights = _epoch_folder(out, _best(rows)["epoch"]) / "model.safetensors"
+        if not weights.is_file():
+            write_whole(weights, (out / "model.safetensors").read_bytes())
+
+
+def _drop_weights(out: Path, wanted: list[Path]) -> None:
+    for folder in (out / "epochs").glob("epoch_*"):
+        if folder not in wanted and not (folder / "model.json").is_file():  # kept on request
+            shutil.rmtree(folder)
+
+
+def _epoch_folder(out: Path, epoch: int) -> Path:
+    return out / "epochs" / f"epoch_{epoch:03}"
+
+
+def _best(rows: list[dict]) -> dict:
+    return max(rows, key=lambda row: (row["auc"], row["epoch"]))
+
+
+def _description(row: dict, name: str, profile: Profile, epochs: int | None = None) -> str:
+    described = describe(
+        name, profile.image_size, profile.precision, row["temperature"], row["threshold"]
+    )
+    described["energy_threshold"] = row["energy_threshold"]
+    described |= {"epoch": row["epoch"], "epochs": epochs or row["epoch"]}
+    return json.dumps(described, indent=2) + "\n"
