@@ -95,7 +95,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    from dfd_utils.compare import compare_models, read_predictions, verdict
+    from dfd_utils.compare import compare_models, read_predictions
+    from dfd_utils.comparison_words import verdict
 
     frames = [read_predictions(path) for path in options.predictions]
     names = [path.resolve().parent.name for path in options.predictions]

@@ -1,10 +1,9 @@
-"""How sure the numbers are: bootstrap intervals, DeLong, McNemar, and verdicts in words.
+"""Paired comparison of models: DeLong, McNemar, bootstrap differences, agreement.
 
 Conventions as in metrics: 0 = Real, 1 = Fake (positive), scores are the probability of Fake.
 All intervals are 95 %. They cover the choice of test images, not the randomness of training.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -188,48 +187,3 @@ def compare_models(
         "mcnemar": mcnemar(labels, scores_a, scores_b, threshold_a, threshold_b),
     }
     return {"positive_class": CLASSES[1], "images": len(labels), "models": models, "pair": pair}
-
-
-def verdict(comparison: dict) -> str:
-    """Return what compare_models found, in a few sentences of Markdown.
-
-    A winner is named only where the interval of the AUC difference (DeLong) excludes zero.
-    """
-    images, models, pair = (comparison[key] for key in ("images", "models", "pair"))
-    a, b = ("`" + re.sub(r"[`|\s]+", " ", name) + "`" for name in models)
-    auc_a, auc_b = (model["auc"]["value"] for model in models.values())
-    value, low, high, p = (pair["auc_difference"][key] for key in ("value", "low", "high", "p"))
-    first, second, auc_1, auc_2 = (a, b, auc_a, auc_b)
-    if high < 0:  # b won: tell it from its side
-        first, second, auc_1, auc_2, value, low, high = (b, a, auc_b, auc_a, -value, -high, -low)
-    numbers = (
-        f"AUC {_number(auc_1)} against {_number(auc_2)} on {images:,} images, difference "
-        f"{_number(value)}, 95 % interval {_number(low)} to {_number(high)}, DeLong {_p(p)}"
-    )
-    if low > 0:
-        sentences = [f"{first} ranks the images better than {second} ({numbers})."]
-    else:
-        sentences = [f"No difference in AUC between {a} and {b} is shown ({numbers})."]
-        # The half-width shrinks with sqrt(n): how large must n be for it to equal the difference?
-        needed = min(images * ((high - low) / 2 / value) ** 2, 1e7) if value else 1e7
-        count = f"{'about' if needed < 1e7 else 'over'} {float(f'{needed:.2g}'):,.0f}"
-        sentences.append(
-            "The interval narrows with the square root of the number of images, so a true "
-            f"difference of the size seen here would take {count} test images to show."
-        )
-    b_only, c_only, p = (pair["mcnemar"][key] for key in ("b", "c", "p"))
-    sentences += [
-        f"At their thresholds {a} alone is right on {b_only:,} images and {b} alone on {c_only:,}: "
-        f"{'a' if p < 0.05 else 'no'} difference in accuracy is shown (McNemar, {_p(p)}).",
-        "These tests know one trained model of each kind and ignore the variance of training: "
-        "another seed may change the outcome.",
-    ]
-    return " ".join(sentences)
-
-
-def _number(number: float) -> str:
-    return f"{number:.4f}" if abs(number) >= 5e-5 or number == 0 else f"{number:.1g}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

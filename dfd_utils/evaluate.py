@@ -2,21 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from scipy.special import expit
 
 from dfd_utils import compare, metrics, plots, resampling, transforms
 from dfd_utils.config import CLASSES, UserError, write_whole
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split
+from dfd_utils.evaluation_plots import confusion_matrices
 from dfd_utils.models import MODELS, Detector, find_models, load_model
 from dfd_utils.precision import make_accelerator
 from dfd_utils.processes import on_main
 from dfd_utils.train import evaluate_epoch
 
 BATCH_SIZE = 128
+VERSION = 2  # raise it whenever the same model and data give other predictions or entries
 
 
 def evaluate(
@@ -29,10 +32,10 @@ def evaluate(
     """Judge all models at or below `paths` on one split; return a row a model.
 
     Writes into each model's folder predictions_<split>.csv (`path,label,score`; label 0 = Real,
-    1 = Fake; score = calibrated probability of Fake), the split's entry in metrics.json with 95 %
-    bootstrap intervals, and confusion_matrix.png. A model whose predictions of these very data
-    are there already is not run again. Judged on another data set than its own, a model's files
-    go to `on_<data set>/` inside its folder.
+    1 = Fake; score = calibrated probability of Fake), the split's entry in metrics.json (see
+    `judge`), and confusion_matrix.png. A model whose predictions of these very data are there
+    already is not run again. Judged on another data set than its own, a model's files go to
+    `on_<data set>/` inside its folder.
 
     Raises:
         UserError: no model there, or bad data.
@@ -40,7 +43,7 @@ def evaluate(
     fingerprint = data_fingerprint(data)
     rows = []
     for folder in find_models(*paths):
-        out = _place(folder, data, fingerprint)
+        out = place(folder, data, fingerprint)
         description = json.loads((folder / "model.json").read_text())
         entry = on_main(_kept, folder, out, split, fingerprint)
         if entry is None:
@@ -48,13 +51,13 @@ def evaluate(
             predictions = score_split(folder, data, split)
             table = predictions.to_csv(index=False)
             on_main(write_whole, out / f"predictions_{split}.csv", table)
-            entry = _judged(predictions, description["threshold"], resamples)
-            entry["scored"] = _key(folder, fingerprint)
-            on_main(_write_metrics, out / "metrics.json", split, entry, description)
+            entry = judge(predictions, description, resamples)
+            entry["scored"] = scoring_key(folder, fingerprint)
+            on_main(write_entry, folder, out, split, entry)
         predictions = compare.read_predictions(out / f"predictions_{split}.csv")
         matrix = metrics.confusion(predictions["label"], predictions["score"], 0.5)
         title = f"{MODELS[description['architecture']].title} on {split}"
-        figure = plots.confusion_matrices({title: matrix})
+        figure = confusion_matrices({title: matrix})
         on_main(plots.write_figure, figure, out / "confusion_matrix.png")
         rows.append({"model": folder.name, "folder": str(out), "images": entry["images"]} | {
             name: entry[name] for name in ("auc", "accuracy", "precision", "recall", "f1")
@@ -68,32 +71,7 @@ def score_split(folder: Path, data: Path, split: str) -> pd.DataFrame:
     dataset = load_split(data, split, transforms.eval_transform(description["image_size"]))
     labels, margin = _margins(model, dataset, description)
     paths = [str(dataset.path(i).relative_to(data)) for i in range(len(dataset))]
-    return pd.DataFrame({"path": paths, "label": labels, "score": _score(margin, description)})
-
-
-def degradation_table(
-    folder: Path, data: Path, split: str, severities: tuple = (1, 3, 5), images: int = 200
-) -> pd.DataFrame:
-    """Return the AUC of a model under each degradation: `degradation,severity,auc,images`.
-
-    Takes `images` of the split, every n-th, equally degraded for every model.
-    """
-    model, description = load_model(folder)
-    resize = transforms.eval_transform(description["image_size"])
-    rows = []
-    for name, severity in [("none", 0)] + [
-        (name, severity) for name in transforms.DEGRADATIONS for severity in severities
-    ]:
-
-        def transform(image, name=name, severity=severity):
-            return resize(transforms.degrade(image, name, severity) if severity else image)
-
-        dataset = load_split(data, split, transform, seed=0).every(images)
-        labels, margin = _margins(model, dataset, description)
-        auc = metrics.ranking_metrics(labels, _score(margin, description))["auc"]
-        row = {"degradation": name, "severity": severity, "auc": auc, "images": len(labels)}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame({"path": paths, "label": labels, "score": calibrated(margin, description)})
 
 
 def read_metrics(folder: Path, split: str) -> dict:
@@ -116,29 +94,70 @@ def _margins(model: Detector, dataset, description: dict):
     return labels, logits[:, 1] - logits[:, 0]
 
 
-def _score(margin, description: dict):
+def calibrated(margin: np.ndarray, description: dict) -> np.ndarray:
+    """Return the probability of Fake, float64 `[N]`, of logits of Fake less those of Real."""
     return expit(margin.astype("float64") / description["temperature"])
 
 
-def _judged(predictions: pd.DataFrame, threshold: float, resamples: int) -> dict:
-    labels, scores = predictions["label"], predictions["score"]
-    entry = {"images": len(labels), **metrics.all_metrics(labels, scores)}
-    intervals = resampling.bootstrap(labels, {"model": scores}, resamples).intervals.loc["model"]
-    entry["intervals"] = {name: [row.low, row.high] for name, row in intervals.iterrows()}
-    entry["at_validation_threshold"] = metrics.threshold_metrics(labels, scores, threshold)
-    return entry
+def judge(predictions: pd.DataFrame, description: dict, resamples: int = 2000) -> dict:
+    """Return the metrics of a model's predictions, each with its 95 % bootstrap interval.
+
+    At the top level those of metrics.all_metrics at the threshold 0.5, `images` and `intervals`;
+    below `at_validation_threshold` and `before_temperature` the same at the threshold chosen on
+    Validation, and of the scores before calibration. `oracle` is the best possible threshold on
+    these very images: a bound, no result, and so without an interval.
+    """
+    labels, scores = predictions["label"], predictions["score"].to_numpy()
+    raw = metrics.undo_temperature(scores, description["temperature"])
+    chosen = description["threshold"]
+    resampled = resampling.bootstrap(
+        labels,
+        {"calibrated": scores, "raw": raw, "chosen": scores},
+        resamples,
+        threshold={"calibrated": 0.5, "raw": 0.5, "chosen": chosen},
+    )
+
+    def entry(which: str, names: Iterable[str]) -> dict:
+        table = resampled.intervals.loc[which].loc[list(names)]
+        ends = {name: [row.low, row.high] for name, row in table.iterrows()}
+        return {**table["value"].to_dict(), "intervals": ends}
+
+    best = metrics.choose_threshold(labels, scores)
+    at_threshold = metrics.threshold_metrics(labels, scores, best)
+    return {
+        "images": len(labels),
+        **entry("calibrated", resampled.samples["calibrated"]),
+        "at_validation_threshold": {"threshold": chosen} | entry("chosen", at_threshold),
+        "before_temperature": entry("raw", metrics.calibration_metrics(labels, scores)),
+        "oracle": {"threshold": best} | at_threshold,
+    }
 
 
-def _place(folder: Path, data: Path, fingerprint: str) -> Path:
+def telling_images(predictions: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Return the `images` most confident mistakes at 0.5 and the `images` scores nearest to 0.5.
+
+    Columns kind ("mistake" or "doubtful"), path, label, score; no more mistakes than there are.
+    """
+    error = (predictions["score"] - predictions["label"]).abs()
+    wrong = (predictions["score"] >= 0.5) != predictions["label"]
+    doubt = (predictions["score"] - 0.5).abs()
+    mistakes = predictions.loc[error[wrong].nlargest(images).index].assign(kind="mistake")
+    doubtful = predictions.loc[doubt.nsmallest(images).index].assign(kind="doubtful")
+    return pd.concat([mistakes, doubtful])[["kind", "path", "label", "score"]]
+
+
+def place(folder: Path, data: Path, fingerprint: str) -> Path:
+    """Return where a model's files about a data set lie: its own folder, or one inside it."""
     config = folder / "config.json"
     own = json.loads(config.read_text())["data_fingerprint"] if config.is_file() else fingerprint
     return folder if own == fingerprint else folder / f"on_{data.name}"
 
 
-def _key(folder: Path, fingerprint: str) -> str:
+def scoring_key(folder: Path, fingerprint: str) -> str:
+    """Return what predictions depend on: the code's version, the weights, and the data."""
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes())
     weights.update((folder / "model.json").read_bytes())
-    return f"{weights.hexdigest()[:16]} on {fingerprint}"
+    return f"v{VERSION}: {weights.hexdigest()[:16]} on {fingerprint}"
 
 
 def _kept(folder: Path, out: Path, split: str, fingerprint: str) -> dict | None:
@@ -147,31 +166,18 @@ def _kept(folder: Path, out: Path, split: str, fingerprint: str) -> dict | None:
         compare.read_predictions(out / f"predictions_{split}.csv")
     except (OSError, ValueError, KeyError, UserError):
         return None
-    return entry if entry.get("scored") == _key(folder, fingerprint) else None
+    return entry if entry.get("scored") == scoring_key(folder, fingerprint) else None
 
 
-def _write_metrics(path: Path, split: str, entry: dict, description: dict) -> None:
+def write_entry(folder: Path, out: Path, name: str, entry: dict) -> None:
+    """Put an entry into `out`/metrics.json, beside what is there."""
+    path = out / "metrics.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     known |= {
         "classes": CLASSES,
         "positive_class": CLASSES[1],
         "threshold": 0.5,
-        "validation_threshold": description["threshold"],
-        split: entry,
+        "validation_threshold": json.loads((folder / "model.json").read_text())["threshold"],
+        name: entry,
     }
     write_whole(path, json.dumps(known, indent=2) + "\n")
-
-
-def training_cost(folder: Path) -> dict:
-    """Return what a trained model cost and weighs: parameters, MB on disk, training minutes."""
-    model, description = load_model(folder)
-    history = pd.read_csv(folder / "history.csv")
-    return {
-        "parameters (million)": sum(p.numel() for p in model.parameters()) / 1e6,
-        "weights (MB)": (folder / "model.safetensors").stat().st_size / 1e6,
-        "image size (px)": description["image_size"],
-        "epochs": len(history),
-        "training (min)": history["seconds"].sum() / 60,
-        "training images/s": history["images_per_second"].median(),
-        "precision": description["precision"],
-    }

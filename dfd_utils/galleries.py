@@ -8,19 +8,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dfd_utils.config import CLASSES
 from dfd_utils.plots import WIDTH
 
 
-def _picture_grid(rows: int, columns: int, below: float = 0.0):
-    """Square axes that touch; `below` inches of room under each row, 0.3 at the left for names."""
-    side = (WIDTH - 0.3) / columns
-    height = rows * (side + below)
+def _picture_grid(
+    rows: int, columns: int, below: tuple = (0.0,), above: float = 0.0, apart: int = 0
+):
+    """Square axes that touch, 0.3 inches of room for names at their left.
+
+    In inches: `below` the rows in turn, `above` all of them; after `apart` columns comes a gap.
+    """
+    gap = 0.12 if apart else 0.0
+    side = (WIDTH - 0.3 - gap) / columns
+    heights = [side + below[row % len(below)] for row in range(rows)]
+    height = above + sum(heights)
     # Laid out by hand: constrained layout would tear the pictures apart.
     figure = Figure(figsize=(WIDTH, height), layout="none")
     axes = np.empty((rows, columns), object)
     for row, column in np.ndindex(rows, columns):
-        bottom = height - row * (side + below) - side
-        box = (0.3 + column * side) / WIDTH, bottom / height, side / WIDTH, side / height
+        bottom = height - above - sum(heights[:row]) - side
+        left = 0.3 + column * side + gap * (column >= apart)
+        box = left / WIDTH, bottom / height, side / WIDTH, side / height
         axes[row, column] = figure.add_axes(box)
         axes[row, column].axis("off")
     return figure, axes
@@ -32,6 +41,11 @@ def _show(axis: Axes, path: Path) -> None:
     axis.set(xlim=(-3, 163), ylim=(163, -3))
 
 
+def _show_heat(axis: Axes, heat: np.ndarray) -> None:
+    axis.imshow(heat, cmap="inferno", alpha=0.6, extent=(0, 160, 160, 0))
+    axis.set(xlim=(-3, 163), ylim=(163, -3))
+
+
 def _name_row(axis: Axes, title: str) -> None:
     label = {"rotation": 90, "ha": "right", "va": "center", "fontweight": "bold", "fontsize": 8}
     axis.text(-10, 80, title.replace("EfficientNet", "EffNet"), **label)
@@ -40,7 +54,7 @@ def _name_row(axis: Axes, title: str) -> None:
 def gallery(rows: dict[str, list[Path]], captions: list[str] | None = None) -> Figure:
     """A row of images for each entry, named at its left; captions go below, row by row."""
     columns = max(len(paths) for paths in rows.values())
-    figure, axes = _picture_grid(len(rows), columns, below=0.17 if captions else 0.0)
+    figure, axes = _picture_grid(len(rows), columns, (0.17 if captions else 0.0,))
     texts = iter(captions or [])
     for row, (title, paths) in enumerate(rows.items()):
         for column, path in enumerate(paths):
@@ -85,12 +99,39 @@ def heat_maps(paths: list[Path], maps: dict[str, np.ndarray], masks: list[Path] 
             axis = axes[row, column]
             _show(axis, path)
             if row:
-                heat = maps[title][column]
-                axis.imshow(heat, cmap="inferno", alpha=0.6, extent=(0, 160, 160, 0))
-                axis.set(xlim=(-3, 163), ylim=(163, -3))
+                _show_heat(axis, maps[title][column])
             if masks:
                 mask = np.asarray(Image.open(masks[column]).resize((160, 160)))
                 axis.contour(mask, [128], colors="white", linewidths=0.9)
             if column == 0:
                 _name_row(axis, title)
+    return figure
+
+
+def telling_gallery(
+    chosen: dict[str, pd.DataFrame], maps: dict[str, np.ndarray], data: Path, images: int
+) -> Figure:
+    """Each model's most confident mistakes and most doubtful images, with heat maps below.
+
+    Args:
+        chosen: by model title, evaluate.telling_images: kind, path, label, score.
+        maps: by model title, heat maps `[N, S, S]` of those images.
+        data: the data set's folder.
+        images: columns for each of the two kinds.
+    """
+    kinds = {"mistake": "most confident mistakes", "doubtful": "most doubtful"}
+    figure, axes = _picture_grid(2 * len(chosen), 2 * images, (0.17, 0.08), 0.22, images)
+    for column, heading in zip((0, images), kinds.values(), strict=True):
+        axes[0, column].text(0, -12, heading, fontweight="bold", fontsize=9, va="bottom")
+    for place, (title, table) in enumerate(chosen.items()):
+        for start, kind in zip((0, images), kinds, strict=True):
+            for column, row in enumerate(np.flatnonzero(table["kind"] == kind), start=start):
+                told = table.iloc[row]
+                upper, lower = axes[2 * place : 2 * place + 2, column]
+                for axis in (upper, lower):
+                    _show(axis, data / told["path"])
+                caption = f"{CLASSES[told['label']]}, {told['score']:.2f}"
+                upper.text(80, 166, caption, ha="center", va="top", fontsize=7)
+                _show_heat(lower, maps[title][row])
+        _name_row(axes[2 * place, 0], title)
     return figure

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 from sklearn import metrics as sk
 
 from dfd_utils.config import UserError
@@ -53,10 +54,11 @@ def threshold_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0
     balanced_accuracy without either.
     """
     matrix = confusion(labels, scores, threshold).astype(np.float64)
-    return {name: float(value) for name, value in _rates(*matrix.ravel()).items()}
+    return {name: float(value) for name, value in rates(*matrix.ravel()).items()}
 
 
-def _rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) -> dict:
+def rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) -> dict:
+    """Return threshold_metrics of confusion counts, each count a number or an array."""
     real, fake = np.add(tn, fp), np.add(fn, tp)
     with np.errstate(invalid="ignore"):
         recall, false_positive_rate = np.divide(tp, fake), np.divide(fp, real)
@@ -87,12 +89,12 @@ def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
     return {
         "auc": float(sk.roc_auc_score(labels, scores)),
         "average_precision": float(sk.average_precision_score(labels, scores)),
-        **{name: rate.item() for name, rate in _operating_points(fpr[None], tpr[None]).items()},
+        **{name: rate.item() for name, rate in operating_points(fpr[None], tpr[None]).items()},
     }
 
 
-def _operating_points(fpr: np.ndarray, tpr: np.ndarray) -> dict:
-    """Read eer and recalls off ROC curves: a row each, both rates rising from 0 to 1."""
+def operating_points(fpr: np.ndarray, tpr: np.ndarray) -> dict:
+    """Read RATES off ROC curves, shape (r, points): a row each, both rates rising from 0 to 1."""
     gap = 1 - tpr - fpr  # false-negative less false-positive rate: falls from 1 to -1
     after = np.argmax(gap <= 0, axis=1)  # the first point past the crossing, never 0
     here, before = (np.arange(len(gap)), after), (np.arange(len(gap)), after - 1)
@@ -109,17 +111,18 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> pd.Da
     Columns: bin_centre, mean_score, fraction_fake (0..1, nan in an empty bin), count (images).
     """
     labels, scores = check_arrays(labels, scores)
-    bin_of = _bin_of(scores, bins)
-    count = np.bincount(bin_of, minlength=bins)
+    place = bin_of(scores, bins)
+    count = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
-        mean_score = np.bincount(bin_of, scores, minlength=bins) / count
-        fraction_fake = np.bincount(bin_of, labels, minlength=bins) / count
+        mean_score = np.bincount(place, scores, minlength=bins) / count
+        fraction_fake = np.bincount(place, labels, minlength=bins) / count
     centre = (np.arange(bins) + 0.5) / bins
     columns = ["bin_centre", "mean_score", "fraction_fake", "count"]
     return pd.DataFrame(dict(zip(columns, (centre, mean_score, fraction_fake, count), strict=True)))
 
 
-def _bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
+def bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
+    """Return each score's bin, 0 to bins - 1, of equal width in 0..1."""
     return np.minimum((scores * bins).astype(np.int64), bins - 1)  # the last bin holds score 1
 
 
@@ -141,69 +144,45 @@ def calibration_metrics(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) 
 
 
 def all_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> dict:
-    """Return threshold_metrics, ranking_metrics and calibration_metrics in one flat dict."""
-    ranking, calibration = ranking_metrics(labels, scores), calibration_metrics(labels, scores)
-    return threshold_metrics(labels, scores, threshold) | ranking | calibration
-
-
-def weighted_metrics(
-    labels: ArrayLike, scores: ArrayLike, weights: np.ndarray, threshold: float = 0.5
-) -> dict[str, np.ndarray]:
-    """Return all_metrics of many resamples at once, each metric of shape (r,).
-
-    weights, shape (r, n): how often each image occurs in each resample; every row holds both
-    classes. The scores are sorted once for all rows, which is what makes the bootstrap quick.
-    """
-    labels, scores = check_arrays(labels, scores, threshold)
-    weights = np.asarray(weights, dtype=np.float64)
-    images, fakes = weights.sum(axis=1), weights @ labels
-    if not ((fakes > 0) & (fakes < images)).all():
-        raise UserError("every resample must hold Real and Fake images")
-
-    called = scores >= threshold
-    epsilon = np.finfo(np.float64).eps  # as in scikit-learn's log_loss
-    right_score = np.clip(np.where(labels == 1, scores, 1 - scores), epsilon, 1 - epsilon)
-    in_bin = np.eye(BINS)[_bin_of(scores, BINS)]
-    # Everything that is a sum over images comes from one matrix product.
-    terms = [called & (labels == 1), called, (scores - labels) ** 2, -np.log(right_score)]
-    sums = weights @ np.column_stack([*terms, in_bin * (scores - labels)[:, None]])
-    tp, called_sum, squared_error, log_loss = sums[:, :4].T
-    fp = called_sum - tp
-
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.diff(scores[order], append=-1))  # the last image of each tied score
-    in_order = weights[:, order]
-    passed = np.cumsum(in_order, axis=1)[:, ends]
-    caught = np.cumsum(in_order * labels[order], axis=1)[:, ends]
-    start = np.zeros((len(weights), 1))
-    tpr = np.hstack([start, caught / fakes[:, None]])
-    fpr = np.hstack([start, (passed - caught) / (images - fakes)[:, None]])
-    precision = caught / np.maximum(passed, 1)
+    """Return threshold_metrics, ranking_metrics, calibration_metrics and aurc in one flat dict."""
     return {
-        **_rates(images - fakes - fp, fp, fakes - tp, tp),
-        "auc": np.trapezoid(tpr, fpr, axis=1),
-        "average_precision": np.sum(np.diff(tpr, axis=1) * precision, axis=1),
-        **_operating_points(fpr, tpr),
-        "expected_calibration_error": np.abs(sums[:, 4:]).sum(axis=1) / images,
-        "brier": squared_error / images,
-        "log_loss": log_loss / images,
+        **threshold_metrics(labels, scores, threshold),
+        **ranking_metrics(labels, scores),
+        **calibration_metrics(labels, scores),
+        "aurc": aurc(labels, scores, threshold),
     }
 
 
-def risk_coverage(labels: ArrayLike, scores: ArrayLike, threshold: float) -> pd.DataFrame:
+def confidence(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the distance of scores and threshold as a share of the room on that side, 0..1.
+
+    So scores 0 and 1 are equally sure, whatever the threshold.
+    """
+    room = np.where(scores >= threshold, 1 - threshold, threshold)
+    return np.abs(scores - threshold) / np.maximum(room, np.finfo(np.float64).tiny)
+
+
+def risk_coverage(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> pd.DataFrame:
     """Return the share of errors (risk) among the most confident share of images (coverage).
 
-    Confidence is the distance of score and threshold as a share of the room on that side, so that
-    scores 0 and 1 are equally sure. A row a distinct confidence, both columns in 0..1.
+    A row a distinct `confidence`, both columns in 0..1 (Geifman & El-Yaniv 2017).
     """
     labels, scores = check_arrays(labels, scores, threshold)
-    called = scores >= threshold
-    room = np.where(called, 1 - threshold, threshold)
-    confidence = np.abs(scores - threshold) / np.maximum(room, np.finfo(np.float64).tiny)
-    order = np.argsort(-confidence, kind="stable")
-    ends = np.flatnonzero(np.diff(confidence[order], append=-1))
-    risk = np.cumsum(called[order] != labels[order])[ends] / (ends + 1)
+    sure = confidence(scores, threshold)
+    order = np.argsort(-sure, kind="stable")
+    ends = np.flatnonzero(np.diff(sure[order], append=-1))
+    risk = np.cumsum((scores >= threshold)[order] != labels[order])[ends] / (ends + 1)
     return pd.DataFrame({"coverage": (ends + 1) / len(labels), "risk": risk})
+
+
+def aurc(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+    """Return the area under the risk-coverage curve, 0..1, smaller is better.
+
+    The mean over the images of the risk at the coverage that first takes the image in (Geifman,
+    Uziel & El-Yaniv 2019); equally confident images are taken in together.
+    """
+    curve = risk_coverage(labels, scores, threshold)
+    return float(np.sum(np.diff(curve["coverage"], prepend=0) * curve["risk"]))
 
 
 def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -226,6 +205,16 @@ def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     quality = true_real * len(fake) + (len(fake) - missed) * len(real)
     best = cuts[quality == quality.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def undo_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
+    """Return the scores in 0..1 as they were before they were calibrated by `temperature`.
+
+    A calibrated score is sigmoid(z / T), so that sigmoid(T logit(score)) is the model's own.
+    """
+    # Only a score of exactly 0 or 1 has no finite logit; no float lies between it and its clip.
+    scores = np.clip(np.asarray(scores, dtype=np.float64), 2.0**-1074, 1 - 2.0**-53)
+    return expit(temperature * logit(scores))
 
 
 def fit_temperature(labels: ArrayLike, logits_difference: ArrayLike) -> float:

@@ -1,4 +1,7 @@
-"""Every figure: a function takes data and returns a matplotlib Figure. Knows no model."""
+"""The style of all figures, how they are saved, and the figures of the data and the training.
+
+A function takes data and returns a matplotlib Figure; none knows a torch model.
+"""
 
 import io
 from pathlib import Path
@@ -8,16 +11,21 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve, roc_curve
 
-from dfd_utils import metrics
 from dfd_utils.config import CLASSES, FIGURES_DIR, write_whole
 
 WIDTH = 7.0  # inches: the text width of the report's A4 page
 # Okabe and Ito's palette, told apart by the colour-blind and in grey print.
 CLASS_COLOURS = {"Real": "#0072B2", "Fake": "#D55E00"}
-MODEL_COLOURS = {"ResNet50": "#0072B2", "EfficientNet-B0": "#D55E00", "Average of both": "#009E73"}
-MODEL_MARKERS = {"ResNet50": "o", "EfficientNet-B0": "s", "Average of both": "D"}
+# Other colours than the classes', dark, light and between: told apart in grey, and by marker and
+# line too.
+MODEL_STYLES = {
+    "ResNet50": {"color": "#332288", "marker": "o", "linestyle": "-"},
+    "EfficientNet-B0": {"color": "#CC79A7", "marker": "s", "linestyle": (0, (5, 1))},
+    "Average of both": {"color": "#117733", "marker": "D", "linestyle": (0, (3, 1, 1, 1))},
+}
+OTHER_MODEL = {"color": "#555555", "marker": "^", "linestyle": "-"}
+REFERENCE = {"color": "#888888", "linestyle": ":", "linewidth": 1}  # chance, perfect calibration
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -49,7 +57,8 @@ def write_figure(figure: Figure, path: Path) -> Path:
     """Write a figure in the format of the path's suffix, whole or not at all."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
+    with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+        figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
     return write_whole(path, buffer.getvalue())
 
 
@@ -60,7 +69,13 @@ def save_figure(figure: Figure, run: str, name: str) -> Figure:
     return figure
 
 
-def _axes(columns: int = 1, rows: int = 1, height: float = 2.8, **options):
+def model_style(title: str) -> dict:
+    """Return colour, marker and line style of a model, the same in every figure."""
+    return MODEL_STYLES.get(title, OTHER_MODEL)
+
+
+def axes_grid(columns: int = 1, rows: int = 1, height: float = 2.8, **options):
+    """Return a figure of the page's width and its axes, row by row; height in inches."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes.ravel()
@@ -68,7 +83,7 @@ def _axes(columns: int = 1, rows: int = 1, height: float = 2.8, **options):
 
 def class_counts(counts: pd.DataFrame) -> Figure:
     """Bars of images by split (index) and class (columns Real and Fake)."""
-    figure, (axis,) = _axes(height=2.2)
+    figure, (axis,) = axes_grid(height=2.2)
     position = np.arange(len(counts))
     for shift, name in ((-0.2, "Real"), (0.2, "Fake")):
         bars = axis.barh(
@@ -85,7 +100,7 @@ def class_counts(counts: pd.DataFrame) -> Figure:
 def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
     """Boxes of each statistic by split and class (columns split, label 0 or 1, statistics)."""
     statistics = [name for name in statistics if files[name].notna().any()]
-    figure, axes = _axes(3, -(-len(statistics) // 3), 1.9 * -(-len(statistics) // 3))
+    figure, axes = axes_grid(3, -(-len(statistics) // 3), 1.9 * -(-len(statistics) // 3))
     named = files.assign(label=files["label"].map(dict(enumerate(CLASSES))))
     for axis, statistic in zip(axes, statistics, strict=False):
         sns.boxplot(
@@ -109,7 +124,7 @@ def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
 
 def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
     """Loss and Validation metrics by epoch, the chosen epoch marked."""
-    figure, (loss, judged) = _axes(2, height=2.5)
+    figure, (loss, judged) = axes_grid(2, height=2.5)
     _line(loss, history["epoch"], history["training_loss"], "training", "#000000", "o")
     _line(loss, history["epoch"], history["validation_loss"], "Validation", "#0072B2", "s")
     loss.set(title="cross-entropy", xlabel="epoch")
@@ -126,122 +141,3 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
 
 def _line(axis, x, y, label: str, colour: str, marker: str, **options) -> None:
     axis.plot(x, y, label=label, color=colour, marker=marker, markersize=4, **options)
-
-
-def confusion_matrices(matrices: dict[str, np.ndarray]) -> Figure:
-    """Confusion matrices side by side: counts, and their share of the true class (the row)."""
-    figure, axes = _axes(max(2, len(matrices)), height=2.6)
-    for axis in axes[len(matrices) :]:
-        axis.axis("off")
-    for axis, (title, matrix) in zip(axes, matrices.items(), strict=False):
-        share = matrix / matrix.sum(axis=1, keepdims=True).clip(1)
-        text = np.array([[f"{n:,}\n{s:.1%}" for n, s in zip(*r, strict=True)]
-                         for r in zip(matrix, share, strict=True)])  # fmt: skip
-        sns.heatmap(
-            share, vmin=0, vmax=1, cmap="Greys", annot=text, fmt="", cbar=False, square=True,
-            xticklabels=CLASSES, yticklabels=CLASSES, ax=axis, linewidths=1, linecolor="white",
-        )  # fmt: skip
-        axis.set(title=title, xlabel="called", ylabel="true")
-    return figure
-
-
-def roc_and_precision_recall(predictions: dict[str, pd.DataFrame]) -> Figure:
-    """ROC and precision-recall curves of models (columns label and score), named at the lines."""
-    figure, (roc, pr) = _axes(2, height=3.1)
-    for title, table in predictions.items():
-        colour, judged = MODEL_COLOURS.get(title), metrics.all_metrics(table.label, table.score)
-        fpr, tpr, _ = roc_curve(table.label, table.score)
-        roc.plot(fpr, tpr, color=colour, label=f"{title}, AUC {judged['auc']:.3f}")
-        precision, recall, _ = precision_recall_curve(table.label, table.score)
-        label = f"{title}, AP {judged['average_precision']:.3f}"
-        pr.plot(recall, precision, color=colour, label=label)
-    roc.plot([0, 1], [0, 1], color="#999999", linestyle=":", label="chance")
-    roc.set(title="ROC", xlabel="Real called Fake (share)", ylabel="Fake found (recall)")
-    pr.set(title="precision-recall", xlabel="Fake found (recall)", ylabel="precision")
-    for axis in (roc, pr):
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-        axis.legend(fontsize=7, loc="lower right" if axis is roc else "lower left")
-    return figure
-
-
-def reliability_diagram(predictions: dict[str, pd.DataFrame], bins: int = 10) -> Figure:
-    """Observed share of Fake by predicted probability, and below how the scores are spread."""
-    figure, axes = _axes(max(2, len(predictions)), 2, 3.4, height_ratios=[3, 1], sharex=True)
-    columns = len(axes) // 2
-    for column, (title, table) in enumerate(predictions.items()):
-        upper, lower = axes[column], axes[columns + column]
-        bars = metrics.reliability(table.label, table.score, bins)
-        upper.plot([0, 1], [0, 1], color="#999999", linestyle=":")
-        _line(upper, bars["mean_score"], bars["fraction_fake"], title,
-              MODEL_COLOURS.get(title, "k"), MODEL_MARKERS.get(title, "o"))  # fmt: skip
-        upper.set(title=title, ylabel="share that is Fake", ylim=(-0.03, 1.03))
-        for label, name in enumerate(CLASSES):
-            lower.hist(
-                table.score[table.label == label], np.linspace(0, 1, 21), histtype="step",
-                color=CLASS_COLOURS[name], label=name,
-            )  # fmt: skip
-        lower.set(xlabel="predicted probability of Fake", ylabel="images", xlim=(0, 1))
-        lower.legend(fontsize=7, loc="upper center")
-    return figure
-
-
-def degradation_curves(tables: dict[str, pd.DataFrame]) -> Figure:
-    """AUC by severity for each degradation, a panel each, a line a model."""
-    names = [n for n in next(iter(tables.values()))["degradation"].unique() if n != "none"]
-    figure, axes = _axes(
-        4, -(-len(names) // 4), 1.65 * -(-len(names) // 4), sharex=True, sharey=True
-    )
-    for axis, name in zip(axes, names, strict=False):
-        for title, table in tables.items():
-            part = table[table["degradation"].isin([name, "none"])].sort_values("severity")
-            _line(axis, part["severity"], part["auc"], title, MODEL_COLOURS.get(title, "k"),
-                  MODEL_MARKERS.get(title, "o"))  # fmt: skip
-        axis.axhline(0.5, color="#999999", linestyle=":")
-        axis.set(title=name, xticks=[0, 1, 3, 5])
-    for axis in axes[-4:]:
-        axis.set_xlabel("severity")
-    for axis in axes[::4]:
-        axis.set_ylabel("AUC")
-    axes[0].legend(fontsize=6)
-    return figure
-
-
-def epoch_curves(histories: dict[str, pd.DataFrame], published: pd.DataFrame) -> Figure:
-    """Metrics by number of epochs: ours solid, the course project's published ones dotted."""
-    names = ("training_loss", "accuracy", "precision", "recall", "f1score")
-    figure, axes = _axes(3, 2, 3.9)
-    for axis, name in zip(axes, names, strict=False):
-        for title, history in histories.items():
-            colour, marker = MODEL_COLOURS.get(title, "k"), MODEL_MARKERS.get(title, "o")
-            _line(axis, history["epoch"], history[name], title, colour, marker)
-            theirs = published[published["model"] == title]
-            if name in theirs:
-                _line(axis, theirs["epochs"], theirs[name], f"{title}, published", colour, marker,
-                      linestyle=":", alpha=0.7, markerfacecolor="white")  # fmt: skip
-        axis.set(title=name.replace("_", " ").replace("f1score", "F1"), xlabel="epochs")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[5].axis("off")
-    handles, labels = axes[1].get_legend_handles_labels()
-    axes[5].legend(handles, labels, fontsize=7, loc="center")
-    return figure
-
-
-def interval_plot(intervals: pd.DataFrame, names: list[str]) -> Figure:
-    """Metrics with their 95 % intervals: index (model, metric), columns value, low, high."""
-    models = intervals.index.get_level_values("model").unique()
-    figure, (axis,) = _axes(height=0.35 + 0.16 * len(names) * (len(models) + 1))
-    for place, name in enumerate(names):
-        for row, title in enumerate(models):
-            value, low, high = intervals.loc[(title, name), ["value", "low", "high"]]
-            y, colour = place + (row - (len(models) - 1) / 2) * 0.25, MODEL_COLOURS.get(title, "k")
-            axis.plot([low, high], [y, y], color=colour, linewidth=1.5)
-            label = title if place == 0 else None
-            axis.plot(
-                value, y, MODEL_MARKERS.get(title, "o"), color=colour, markersize=5, label=label
-            )
-            axis.annotate(f" {value:.3f}", (high, y), va="center", fontsize=7)
-    axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axis.invert_yaxis()
-    axis.set(xlabel="value on Test, with 95 % interval")
-    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=len(models))
-    return figure

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -41,7 +43,8 @@ def write_predictions(
     Raises:
         UserError: no such model, or an `output` that cannot be written or gone on with.
     """
-    state = PartialState()
+    # Processes without a GPU find each other only where accelerate is told to use the CPU.
+    state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
     model = choose_model(model)
     network, description = load_model(model)
     plan = [None, None]

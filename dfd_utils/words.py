@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import binomtest
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.evaluate import read_metrics
 from dfd_utils.models import MODELS
 from dfd_utils.published import published_results
 from dfd_utils.sample import is_sample
@@ -33,7 +31,7 @@ def shortcut_table(summary: dict) -> pd.DataFrame:
     """Return how well file-level traits alone tell the label, from an audit."""
     table = pd.DataFrame(summary["shortcuts"])
     table = table[table["split"] == SPLITS[0]].set_index("traits")
-    shown = [_interval(row.auc, row.low, row.high) for row in table.itertuples()]
+    shown = [interval(row.auc, row.low, row.high) for row in table.itertuples()]
     shown = {"images": table["images"], "AUC [95 % interval]": shown}
     return pd.DataFrame(shown).rename_axis(None)
 
@@ -107,58 +105,6 @@ def training_words(title: str, history: pd.DataFrame, configuration: dict) -> st
     ])  # fmt: skip
 
 
-def metrics_table(folders: list[Path], split: str, names: list[str]) -> pd.DataFrame:
-    """Return metrics (rows) of models (columns) on a split, each with its 95 % interval."""
-    columns = {}
-    for folder in folders:
-        entry = read_metrics(folder, split)
-        columns[title_of(folder)] = {
-            name.replace("_", " "): _interval(entry[name], *entry["intervals"][name])
-            for name in names
-        }
-    return pd.DataFrame(columns)
-
-
-def threshold_table(folders: list[Path], split: str) -> pd.DataFrame:
-    """Return the metrics at the threshold 0.5 and at the one chosen on Validation."""
-    rows = {}
-    for folder in folders:
-        entry = read_metrics(folder, split)
-        chosen = json.loads((folder / "model.json").read_text())["threshold"]
-        for name, values in ((0.5, entry), (chosen, entry["at_validation_threshold"])):
-            shown = {key: f"{values[key]:.3f}" for key in entry["at_validation_threshold"]}
-            rows[title_of(folder), f"{name:.3f}"] = shown
-    table = pd.DataFrame(rows).T.rename_axis(["model", "threshold"])
-    return table.rename(columns=lambda name: name.replace("_", " ")).reset_index()
-
-
-def evaluation_words(folders: list[Path]) -> str:
-    """Say how each model did on Validation and on Test, as a Markdown list."""
-    lines = []
-    for folder in folders:
-        validation, test = (read_metrics(folder, split) for split in SPLITS[1:])
-        drop = validation["auc"] - test["auc"]
-        apart = validation["intervals"]["auc"][0] > test["intervals"]["auc"][1]
-        lines.append(
-            f"- {title_of(folder)}: AUC {_interval(test['auc'], *test['intervals']['auc'])} on "
-            f"Test against {_interval(validation['auc'], *validation['intervals']['auc'])} on "
-            f"Validation, {abs(drop):.3f} {'less' if drop > 0 else 'more'}; the two intervals "
-            f"{'do not overlap' if apart else 'overlap'}."
-        )
-    return "\n".join(lines)
-
-
-def pointing_words(title: str, game: dict) -> str:
-    """Say how often Grad-CAM's peak fell on the swapped region, against chance."""
-    interval = binomtest(game["hits"], game["images"]).proportion_ci(0.95, "exact")
-    beats = "more often than" if interval.low > game["chance"] else "not clearly more often than"
-    share = _interval(game["hits"] / game["images"], interval.low, interval.high)
-    return (
-        f"- {title}: the peak lies on the swapped region in {game['hits']} of {game['images']} "
-        f"fakes, {share}, {beats} chance ({game['chance']:.2f})."
-    )
-
-
 def title_of(folder: Path) -> str:
     """Return the printed name of the model in a folder, as "ResNet50".
 
@@ -187,65 +133,8 @@ def colophon(folders: list[Path]) -> pd.DataFrame:
     return pd.DataFrame(columns).map(str).rename({"name": "profile"})
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """Return "value [low, high]" as printed in tables and sentences."""
     if value is None or pd.isna(value):
         return "too few images"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def pair_table(comparison: dict, first: str, second: str) -> pd.DataFrame:
-    """Return the paired differences of `compare.compare_models` with intervals and tests."""
-    pair = comparison["pair"]
-    rows = {
-        "AUC (DeLong)": pair["auc_difference"],
-        "AUC (bootstrap)": pair["auc_difference_bootstrap"],
-        "accuracy (bootstrap; p: McNemar)": pair["accuracy_difference"] | pair["mcnemar"],
-        "F1 (bootstrap)": pair["f1_difference"],
-    }
-    table = {
-        name: {
-            f"{first} less {second}": f"{row['value']:+.3f}",
-            "95 % interval": f"[{row['low']:+.3f}, {row['high']:+.3f}]",
-            "p": f"{row['p']:.3g}" if "p" in row else "",
-        }
-        for name, row in rows.items()
-    }
-    return pd.DataFrame(table).T
-
-
-def agreement_table(agreement: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Return `compare.agreement` with printed names and shares."""
-    names = ["both right", f"only {first}", f"only {second}", "both wrong"]
-    shown = {
-        title: [
-            f"{count:,} ({share:.1%})"
-            for count, share in zip(agreement[images], agreement[part], strict=True)
-        ]
-        for title, images, part in (
-            ("all", "images", "share"),
-            ("Real", "real_images", "real_share"),
-            ("Fake", "fake_images", "fake_share"),
-        )
-    }
-    return pd.DataFrame(shown, index=names)
-
-
-def cost_table(costs: dict[str, dict]) -> pd.DataFrame:
-    """Return `evaluate.training_cost` of models, a column a model."""
-    shown = {
-        title: {k: v if isinstance(v, str) else f"{v:.3g}" for k, v in cost.items()}
-        for title, cost in costs.items()
-    }
-    return pd.DataFrame(shown)
-
-
-def cost_words(costs: dict[str, dict]) -> str:
-    """Say which model is lighter and which trained faster, as a Markdown list."""
-    lines = []
-    for name, what in (("parameters (million)", "parameters"), ("training (min)", "minutes")):
-        (low, least), (high, most) = sorted((cost[name], title) for title, cost in costs.items())
-        lines.append(
-            f"- {least} took {low:.3g} {'million ' * (what == 'parameters')}{what}, "
-            f"{high / low:.1f} times fewer than {most} ({high:.3g})."
-        )
-    return "\n".join(lines)

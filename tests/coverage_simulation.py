@@ -6,6 +6,7 @@ prints both for AUC 0.8 and 0.97 on sets of 500 images (a few minutes).
 """
 
 import numpy as np
+import pandas as pd
 from scipy.stats import norm
 
 from dfd_utils.compare import delong, delong_interval, mcnemar
@@ -15,7 +16,7 @@ from dfd_utils.resampling import bootstrap
 def coverage_simulation(
     test_sets: int = 1000, images: int = 500, auc: float = 0.8, resamples: int = 1000, seed: int = 0
 ) -> dict:
-    """Return shares of the test sets, each 0..1.
+    """Return shares of the test sets, each 0..1; those named after a metric are the bootstrap's.
 
     Half of the images are Fake. Both models see the same normal signal with noise of their own
     (correlation 0.5), so that their true AUCs and accuracies are equal: the null is true.
@@ -23,6 +24,8 @@ def coverage_simulation(
     rng = np.random.default_rng(seed)
     labels = np.arange(images) % 2
     distance = np.sqrt(2) * norm.ppf(auc)  # between the classes, in standard deviations
+    hit = float(norm.cdf(distance / 2))  # recall of either class at the threshold 0.5
+    truth = {"auc": auc, "accuracy": hit, "f1": hit}
     found = []
     for test_set in range(test_sets):
         shared = rng.normal(size=images)
@@ -30,18 +33,22 @@ def coverage_simulation(
         a, b = norm.cdf(signals)
         _, low, high = delong_interval(labels, a)
         resampled = bootstrap(labels, {"a": a, "b": b}, resamples, seed=test_set)
-        interval = resampled.intervals.loc[("a", "auc")]
-        difference = resampled.difference("a", "b").loc["auc"]
+        difference = resampled.difference("a", "b")
         found.append(
             {
                 "coverage_delong": low <= auc <= high,
-                "coverage_bootstrap": interval["low"] <= auc <= interval["high"],
+                **{f"coverage_{name}": _holds(resampled.intervals.loc[("a", name)], true)
+                   for name, true in truth.items()},
                 "rejection_delong": delong(labels, a, b)["p"] < 0.05,
-                "rejection_bootstrap": not difference["low"] <= 0 <= difference["high"],
+                **{f"rejection_{name}": not _holds(difference.loc[name], 0) for name in truth},
                 "rejection_mcnemar": mcnemar(labels, a, b)["p"] < 0.05,
             }
-        )
+        )  # fmt: skip
     return {name: float(np.mean([row[name] for row in found])) for name in found[0]}
+
+
+def _holds(interval: pd.Series, true: float) -> bool:
+    return bool(interval["low"] <= true <= interval["high"])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from dfd_utils import metrics
+from dfd_utils import metrics, resampling
 from dfd_utils.config import UserError
 
 EXACT = {"rel": 0, "abs": 1e-9}
@@ -164,12 +164,12 @@ def test_weighted_metrics_agree_with_the_metrics_of_the_resampled_images(case):
     drawn = rng.integers(len(labels), size=(12, len(labels)))
     drawn = np.array([row for row in drawn if len(set(labels[row])) == 2])
     weights = np.array([np.bincount(row, minlength=len(labels)) for row in drawn])
-    found = metrics.weighted_metrics(labels, scores, weights, 0.4)
+    found = resampling.weighted_metrics(labels, scores, weights, 0.4)
     for place, row in enumerate(drawn):
         expected = metrics.all_metrics(labels[row], scores[row], 0.4)
         assert {k: v[place] for k, v in found.items()} == pytest.approx(expected, **EXACT)
     with pytest.raises(UserError, match="Real and Fake"):
-        metrics.weighted_metrics(labels, scores, labels[None])
+        resampling.weighted_metrics(labels, scores, labels[None])
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0])

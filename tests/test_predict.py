@@ -355,7 +355,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path, model, faces, run):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--standalone", "-m", "dfd_utils", "predict", "--model", str(model)]
     command += ["--format", "json", "--output", str(tmp_path / "out"), "-"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(listing) as stdin:
         done = subprocess.run(
             command, stdin=stdin, capture_output=True, text=True, env=environment, timeout=200
@@ -366,6 +366,7 @@ def test_two_processes_give_the_rows_of_one(tmp_path, model, faces, run):
         assert row["error"] == single["error"]
         if row["error"] is None:
             assert row["score"] == pytest.approx(single["score"], abs=1e-4)
+    assert done.stderr.count("model: ") == 1  # the processes know of each other
     assert "exitcode  : 3" in done.stderr
 
 
