@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 
 from dfd_utils.config import BUILD_DIR, Profile, UserError, write_whole
+from dfd_utils.memory import keep_freed_memory
 from dfd_utils.models import create_model
 
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -24,6 +25,7 @@ def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
     A model trained in fp16 on a GPU is used in fp32 where there is none, and one trained in bf16
     likewise on a GPU without it.
     """
+    keep_freed_memory()
     cuda = torch.cuda.is_available()
     if precision == "fp16" and not cuda:
         precision = "fp32"
@@ -73,6 +75,7 @@ def _device_name() -> str:
 
 def _measured(model_name: str, image_size: int) -> dict[str, float]:
     """Return images/s of training steps in each precision that the device may be fast in."""
+    keep_freed_memory()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     candidates = {"fp32": None, "bf16": torch.bfloat16}

@@ -16,6 +16,7 @@ from dfd_utils.dataset import (
     load_split,
     read_image,
 )
+from dfd_utils.memory import fit_shared_memory
 from tests.conftest import write_split
 
 
@@ -125,3 +126,53 @@ def test_fingerprint_follows_the_images_and_the_audit(easy_data, tmp_path):
     with open(copy / "Test" / "Fake" / "000.jpg", "ab") as file:
         file.write(b"\0")
     assert data_fingerprint(copy) != before
+
+
+def test_jpegs_have_pillows_pixels_to_the_last_bit(tiny_sample, tmp_path):
+    files = sorted((tiny_sample / "Train" / "Real").glob("*.jpg"))
+    for subsampling in (0, 1, 2):  # 4:4:4, 4:2:2, 4:2:0
+        files.append(tmp_path / f"{subsampling}.jpg")
+        with Image.open(files[0]) as image:
+            image.resize((101, 67)).save(files[-1], quality=60, subsampling=subsampling)
+    files.append(tmp_path / "grey.jpg")
+    with Image.open(files[0]) as image:
+        image.convert("L").save(files[-1], progressive=True)
+    for file in files:
+        with Image.open(file) as reference:
+            expected = np.asarray(reference.convert("RGB"))
+        assert np.array_equal(read_image(file).permute(1, 2, 0).numpy(), expected)
+
+
+def test_huge_jpeg_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="not a readable image"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_batches_lie_channels_last(split):
+    batch, labels = next(iter(data_loader(DeepFakeDataset(split), 4, num_workers=1)))
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert labels.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [(10**9, (4, 4)), (100, (4, 2)), (60, (4, 1)), (40, (2, 1)), (20, (0, 0)), (0, (0, 0))],
+)
+def test_what_shared_memory_holds(free, expected):
+    workers, waiting = fit_shared_memory(4, 10, free)
+    assert (workers, waiting) == expected
+    assert not workers or (workers * waiting + 2) * 10 <= free
+
+
+def test_small_shared_memory_is_said_and_survived(split, monkeypatch, capsys):
+    usage = shutil.disk_usage(split)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=60_000))
+    state = torch.get_rng_state()
+    loader = data_loader(DeepFakeDataset(split), 4, num_workers=2)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (loader.num_workers, loader.prefetch_factor) == (1, 1)
+    assert "--shm-size" in capsys.readouterr().err
+    assert sum(len(images) for images, _ in loader) == 10
