@@ -14,7 +14,8 @@ from sklearn.tree import DecisionTreeClassifier
 from dfd_utils import duplicates
 from dfd_utils.compare import delong_interval
 from dfd_utils.config import CLASSES, SPLITS, UserError, write_whole
-from dfd_utils.measure import COLOURS, STATISTICS, VERSION, list_images, measure_all
+from dfd_utils.inventory import list_images, measure_all
+from dfd_utils.measure import COLOURS, HASH_SIZE, STATISTICS, VERSION
 
 FILES = ("files.csv", "unreadable.csv", "duplicates.csv", "exclude.csv", "summary.json")
 
@@ -145,7 +146,7 @@ def _summarise(
         "sizes": size.value_counts().head(20).to_dict(),
         "duplicates": found,
         "near_duplicate_rule": {
-            "hash_bits": duplicates.HASH_SIZE**2,
+            "hash_bits": HASH_SIZE**2,
             "hamming_radius": duplicates.RADIUS,
             "min_correlation": duplicates.MIN_CORRELATION,
             "max_block_difference": duplicates.MAX_BLOCK_DIFFERENCE,

@@ -9,10 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from dfd_utils.config import SPLITS
 
-HASH_SIZE = 8  # imagehash.phash of 8 x 8 coefficients: 64 bits
 RADIUS = 4  # Hamming distance up to which two images are compared; re-encoded copies lie within
 BANDS = RADIUS + 1  # hashes within RADIUS bits agree in at least one whole band of 12 or 13 bits
-THUMBNAIL = 32  # pixels a side
 MIN_CORRELATION = 0.995  # of two thumbnails of one picture
 MAX_BLOCK_DIFFERENCE = 2.0  # grey levels of 255; a swapped face differs by 4 and more in a block
 LONGEST_BUCKET = 2000  # neighbours compared in a band; bounds the cost of thousands of black frames

@@ -26,13 +26,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 from PIL import Image
 
 from dfd_utils.config import CLASSES, SPLITS
 
-# The audit's workers import this script: what needs torch is imported where it is called.
+# The audit's workers import this script: what takes long to import is imported where it is called.
 
 KINDS = ("exact", "quality 60", "160 px")
 BROKEN = ("truncated", "empty", "renamed text")
@@ -98,23 +97,27 @@ def plant(faces: list[Path], folder: Path, copies: int, broken: int, seed: int =
     return truth
 
 
-def judge(truth: dict, found: set[frozenset], named: set[str]) -> pd.DataFrame:
+def judge(truth: dict, found: set[frozenset], named: set[str]) -> list[dict]:
     """Return planted, found and false by kind, of pairs and of broken files."""
     rows = []
     for kind in KINDS:
         planted = [frozenset(pair) for pair, k in truth["pairs"].items() if k == kind]
-        rows.append((f"copies, {kind}", len(planted), sum(pair in found for pair in planted), ""))
+        hits = sum(pair in found for pair in planted)
+        rows.append({"what": f"copies, {kind}", "planted": len(planted), "found": hits})
     for kind in BROKEN:
         planted = [path for path, k in truth["broken"].items() if k == kind]
-        rows.append((f"files, {kind}", len(planted), sum(path in named for path in planted), ""))
+        hits = sum(path in named for path in planted)
+        rows.append({"what": f"files, {kind}", "planted": len(planted), "found": hits})
     true = {frozenset(pair) for pair in truth["pairs"]}
-    rows.append(("pairs that were not planted", "", "", len(found - true)))
-    rows.append(("files that are not broken", "", "", len(named - set(truth["broken"]))))
-    return pd.DataFrame(rows, columns=["", "planted", "found", "false"])
+    rows.append({"what": "pairs", "planted": 0, "found": len(found - true)})
+    rows.append({"what": "whole files", "planted": 0, "found": len(named - set(truth["broken"]))})
+    return rows
 
 
-def audit_truth(faces: list[Path], work: Path, copies: int, broken: int) -> pd.DataFrame:
+def audit_truth(faces: list[Path], work: Path, copies: int, broken: int) -> list[dict]:
     """Audit faces with planted copies and broken files; return what was found of them."""
+    import pandas as pd
+
     from dfd_utils.audit import audit
 
     with tempfile.TemporaryDirectory(dir=work) as place:
@@ -159,7 +162,7 @@ if __name__ == "__main__":
 }
 
 
-def compare_libraries(faces: list[Path], work: Path, pythons: dict[str, str]) -> pd.DataFrame:
+def compare_libraries(faces: list[Path], work: Path, pythons: dict[str, str]) -> list[dict]:
     """Run each library on the same faces with 200 planted copies of each kind, one by one."""
     rows = []
     with tempfile.TemporaryDirectory(dir=work) as place:
@@ -172,14 +175,14 @@ def compare_libraries(faces: list[Path], work: Path, pythons: dict[str, str]) ->
             )
             seconds, cpu = time.perf_counter() - start, _cpu_seconds() - before
             if done.returncode:
-                rows.append({"": name, "failed": (done.stderr.splitlines() or ["?"])[-1]})
+                rows.append({"library": name, "failed": (done.stderr.splitlines() or ["?"])[-1]})
                 continue
             found = {frozenset(pair) for pair in json.loads(done.stdout.splitlines()[-1])}
             judged = judge(truth, found, set())
-            row = {"": name, "seconds": round(seconds, 1), "CPU seconds": round(cpu, 1)}
-            row |= dict(zip(judged[""][:3], judged.found[:3], strict=True))
-            rows.append(row | {"not planted": judged["false"].iloc[6]})
-    return pd.DataFrame(rows)
+            row = {"library": name, "seconds": round(seconds, 1), "CPU seconds": round(cpu, 1)}
+            row |= {found["what"]: found["found"] for found in judged[:3]}
+            rows.append(row | {"pairs not planted": judged[6]["found"]})
+    return rows
 
 
 def _cpu_seconds() -> float:
@@ -301,6 +304,12 @@ def _alone(function, *arguments) -> dict:
         return pool.submit(function, *arguments).result()
 
 
+def _show(rows: list[dict]) -> None:
+    import pandas as pd
+
+    print(pd.DataFrame(rows).to_string(index=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("truth", "libraries", "scale", "index"))
@@ -315,12 +324,12 @@ def main() -> None:
     faces = find_faces([folder.absolute() for folder in options.faces], work)
     if options.what == "truth":
         chosen = np.random.default_rng(0).permutation(len(faces))[:5000]
-        print(audit_truth([faces[i] for i in chosen], work, 200, 50).to_string(index=False))
+        _show(audit_truth([faces[i] for i in chosen], work, 200, 50))
         return
     if options.what == "libraries":
         pythons = {"this audit": sys.executable}
         pythons |= {n: p for n in ("imagededup", "fastdup") if (p := getattr(options, n))}
-        print(compare_libraries(faces[: 10_000 - 600], work, pythons).to_string(index=False))
+        _show(compare_libraries(faces[: 10_000 - 600], work, pythons))
         return
     make_images(faces, work / "images", max(options.images))
     rows = []
@@ -331,7 +340,7 @@ def main() -> None:
         else:
             rows += [_alone(measure_index, work / "data", workers) for workers in (1, 4)]
         print(rows[-1], flush=True)
-    print(pd.DataFrame(rows).to_string(index=False))
+    _show(rows)
 
 
 if __name__ == "__main__":
