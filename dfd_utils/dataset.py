@@ -169,8 +169,8 @@ def data_loader(
 
 def _collate(items: list) -> list:
     """Batch images and what follows them as torch does, in the images' memory order."""
-    images, *rest = default_collate([(image.permute(1, 2, 0), *rest) for image, *rest in items])
-    return [images.permute(0, 3, 1, 2), *rest]
+    images, *rest = default_collate([(image.movedim(-3, -1), *rest) for image, *rest in items])
+    return [images.movedim(-1, -3), *rest]
 
 
 def check_layout(data: Path) -> None:
