@@ -60,7 +60,7 @@ def degraded_predictions(
 def _kept(path: Path, key: str) -> pd.DataFrame | None:
     try:
         entry = json.loads((path.parent / "metrics.json").read_text())[path.stem]
-        table = pd.read_csv(path, float_precision="round_trip")
+        table = pd.read_csv(path, converters={"score": float})  # exact to the last bit
     except (OSError, ValueError, KeyError):
         return None
     return table if entry["scored"] == key and tuple(table.columns) == COLUMNS else None

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from dfd_utils import compare, metrics, resampling
+from dfd_utils import compare, comparison_words, metrics, resampling
 from dfd_utils.config import UserError
 from tests.coverage_simulation import coverage_simulation
 
@@ -271,6 +271,7 @@ def _comparison(value: float, low: float, high: float, mcnemar_p: float = 0.5) -
         "models": {"model_a": {"auc": {"value": 0.9 + value}}, "model|b": {"auc": {"value": 0.9}}},
         "pair": {
             "auc_difference": {"value": value, "low": low, "high": high, "p": 0.0123},
+            "accuracy_difference": {"value": 0.01, "low": -0.005, "high": 0.025},
             "mcnemar": {"b": 30, "c": 20, "p": mcnemar_p},
         },
     }
@@ -289,23 +290,24 @@ def _comparison(value: float, low: float, high: float, mcnemar_p: float = 0.5) -
             "`model b` ranks the images better than `model_a` (AUC 0.9000 against 0.8800 on 1,000 "
             "images, difference 0.0200, 95 % interval 0.0100 to 0.0300, DeLong p = 0.012).",
         ),
-        ((0.01, -0.01, 0.03), "would take about 4,000 test images"),  # half-width twice as large
-        ((-0.01, -0.03, 0.01), "would take about 4,000 test images"),
+        ((0.01, -0.01, 0.03), "would take about 8,200 test images"),  # 1000 (2 * 2.8016 / 1.96)^2
+        ((-0.01, -0.03, 0.01), "would take about 8,200 test images"),
         ((0.01, 0.0, 0.02), "No difference in AUC between `model_a` and `model b` is shown"),
         ((0.0, -0.01, 0.01), "would take over 10,000,000 test images"),
     ],
 )
 def test_verdict_names_a_winner_only_outside_the_interval(numbers, words):
-    text = compare.verdict(_comparison(*numbers))
+    text = comparison_words.verdict(_comparison(*numbers))
     assert words in text
     assert ("better" in text) == (numbers[1] > 0 or numbers[2] < 0)
     assert ("square root" in text) == ("better" not in text)
-    assert "no difference in accuracy is shown (McNemar, p = 0.5)" in text
+    assert "no difference in accuracy is shown (+0.010, 95 % interval -0.005 to +0.025" in text
+    assert "McNemar, p = 0.5)" in text
     assert "ignore the variance of training" in text
     assert text.count("\n") == 0 and 2 <= text.count(". ") + 1 <= 5
 
 
 def test_verdict_tells_a_difference_in_accuracy():
-    text = compare.verdict(_comparison(0.01, -0.01, 0.03, mcnemar_p=0.0001))
+    text = comparison_words.verdict(_comparison(0.01, -0.01, 0.03, mcnemar_p=0.0001))
     assert "30 images and `model b` alone on 20: a difference in accuracy is shown" in text
     assert "p < 0.001" in text

@@ -1,11 +1,20 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
+from statsmodels.stats.proportion import proportion_confint
 
-from dfd_utils import evaluate, explain, metrics
+from dfd_utils import evaluate, explain, metrics, robustness
 from dfd_utils.config import UserError
 
 
@@ -59,14 +68,76 @@ def test_other_data_do_not_replace_a_models_own_predictions(judged, trained_run,
     assert len(pd.read_csv(folder / "on_tiny" / "predictions_Test.csv")) == 8
 
 
-def test_degradation_table(trained_run, easy_data):
+def test_what_is_kept_of_a_model_is_in_its_metrics(judged, trained_run):
     folder = trained_run / "resnet50"
-    table = evaluate.degradation_table(folder, easy_data, "Validation", (5,), images=8)
-    clean = table[table["degradation"] == "none"]["auc"].item()
-    scores = evaluate.score_split(folder, easy_data, "Validation").iloc[::2]
-    assert np.isclose(clean, roc_auc_score(scores["label"], scores["score"]))
-    assert len(table) == 1 + 8
-    assert table["images"].eq(8).all()
+    entry = evaluate.read_metrics(folder, "Test")
+    table = pd.read_csv(folder / "predictions_Test.csv")
+    told = json.loads((folder / "model.json").read_text())
+    raw = metrics.undo_temperature(table["score"], told["temperature"])
+    before = entry["before_temperature"]
+    assert np.isclose(before["log_loss"], log_loss(table["label"], raw, labels=[0, 1]))
+    called = table["score"] >= told["threshold"]
+    chosen = entry["at_validation_threshold"]
+    assert chosen["threshold"] == told["threshold"]
+    assert np.isclose(chosen["accuracy"], accuracy_score(table["label"], called))
+    best = [balanced_accuracy_score(table["label"], table["score"] >= cut)
+            for cut in np.linspace(0, 1, 201)]  # fmt: skip
+    assert entry["oracle"]["balanced_accuracy"] >= max(best) - 1e-12
+    assert "intervals" not in entry["oracle"]  # a bound, no result
+    for part in (entry, before, chosen):
+        for name, (low, high) in part["intervals"].items():
+            assert low <= part[name] <= high or name == "expected_calibration_error"
+
+
+def test_telling_images_are_mistakes_and_doubts():
+    table = pd.DataFrame({
+        "path": list("abcdef"),
+        "label": [0, 0, 1, 1, 1, 0],
+        "score": [0.9, 0.51, 0.2, 0.95, 0.48, 0.05],
+    })  # fmt: skip
+    told = evaluate.telling_images(table, 2)
+    assert told["path"].tolist() == ["a", "c", "b", "e"]
+    assert told["kind"].tolist() == ["mistake"] * 2 + ["doubtful"] * 2
+    right = evaluate.telling_images(table.iloc[[3, 5]], 2)
+    assert right["kind"].tolist() == ["doubtful"] * 2  # no mistakes to show
+
+
+def test_degraded_images_are_scored_once_for_all_models(trained_run, easy_data, monkeypatch):
+    folders = [trained_run / "resnet50", trained_run / "efficientnet_b0"]
+    found = robustness.degraded_predictions(folders, easy_data, "Validation", (5,), images=8)
+    for folder, frame in found.items():
+        clean = frame[frame["degradation"] == "none"].reset_index()
+        scores = evaluate.score_split(folder, easy_data, "Validation").iloc[::2].reset_index()
+        assert np.allclose(clean["score"], scores["score"], atol=1e-6)
+        assert (clean["path"] == scores["path"]).all()
+        assert frame.groupby(["degradation", "severity"]).size().tolist() == [8] * 9
+        table = robustness.degradation_table(frame).set_index("degradation")
+        blurred = frame[frame["degradation"] == "blur"]
+        assert np.isclose(
+            table.loc["blur", "auc"], roc_auc_score(blurred["label"], blurred["score"])
+        )
+        right = ((blurred["score"] >= 0.5) == blurred["label"]).sum()
+        ends = proportion_confint(right, 8, method="wilson")
+        assert np.allclose(table.loc["blur", ["accuracy_low", "accuracy_high"]].tolist(), ends)
+    monkeypatch.setattr(robustness, "load_model", None)  # would fail if it were scored again
+    again = robustness.degraded_predictions(folders, easy_data, "Validation", (5,), images=8)
+    for folder in folders:
+        pd.testing.assert_frame_equal(again[folder], found[folder])
+
+
+def test_two_evaluations_are_the_same_bytes(trained_run, easy_data, tmp_path):
+    made = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "resnet50"
+        folder.mkdir(parents=True)
+        for file in ("model.json", "model.safetensors", "config.json"):
+            shutil.copy(trained_run / "resnet50" / file, folder)
+        evaluate.evaluate([folder], easy_data, "Test", log=lambda _: None, resamples=50)
+        robustness.degraded_predictions([folder], easy_data, "Validation", (5,), images=4)
+        files = ("predictions_Test.csv", "degraded_Validation.csv", "metrics.json",
+                 "confusion_matrix.png")  # fmt: skip
+        made.append([(folder / file).read_bytes() for file in files])
+    assert made[0] == made[1]
 
 
 def test_a_split_not_judged_is_named(trained_run):

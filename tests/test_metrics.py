@@ -188,6 +188,27 @@ def test_risk_falls_as_the_doubtful_images_are_left_out(threshold):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_area_under_risk_coverage_agrees_with_a_direct_mean(case, threshold):
+    labels, scores = _case(case)
+    scores = scores.astype(float)
+    wrong = (scores >= threshold) != labels
+    sure = np.where(scores >= threshold, (scores - threshold) / (1 - threshold),
+                    (threshold - scores) / threshold)  # fmt: skip
+    risks = [wrong[sure >= own].mean() for own in sure]  # when this image is taken in
+    assert metrics.aurc(labels, scores, threshold) == pytest.approx(np.mean(risks), **EXACT)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_undone_temperature_gives_the_models_own_probability(temperature):
+    margin = np.array([-30.0, -4, -0.1, 0, 0.3, 5, 8])
+    own = metrics.undo_temperature(expit(margin / temperature), temperature)
+    assert own == pytest.approx(expit(margin), **EXACT)
+    ends = metrics.undo_temperature([0.0, 1.0], temperature)
+    assert 0 <= ends[0] < 1e-6 and 1 - 1e-6 < ends[1] <= 1
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_no_threshold_beats_the_chosen_one(case):
     labels, scores = _case(case)
     chosen = metrics.choose_threshold(labels, scores)

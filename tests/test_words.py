@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from dfd_utils import words
+from dfd_utils import comparison_words, evaluation_words, words
 from dfd_utils.config import UserError
 from dfd_utils.published import published_results
 
@@ -51,8 +51,8 @@ def test_training_words_come_from_the_files(history):
 
 
 def test_pointing_words_follow_from_the_interval():
-    clear = words.pointing_words("M", {"images": 100, "hits": 60, "chance": 0.15})
-    unclear = words.pointing_words("M", {"images": 100, "hits": 20, "chance": 0.15})
+    clear = evaluation_words.pointing_words("M", {"images": 100, "hits": 60, "chance": 0.15})
+    unclear = evaluation_words.pointing_words("M", {"images": 100, "hits": 20, "chance": 0.15})
     assert "more often than chance" in clear
     assert "not clearly more often than chance" in unclear
 
@@ -90,3 +90,50 @@ def test_shift_is_told_for_all_images_and_by_class():
         "Test, Real": "+0.50",
         "Test, Fake": "-1.00",
     }
+
+
+def seeds(first: list[float], second: list[float]) -> pd.DataFrame:
+    rows = [("A", n, x) for n, x in enumerate(first)] + [("B", n, x) for n, x in enumerate(second)]
+    table = pd.DataFrame(rows, columns=["model", "seed", "auc"])
+    return table.assign(accuracy=table["auc"], f1=table["auc"])
+
+
+def test_one_seed_says_nothing_of_the_architecture():
+    text = comparison_words.seed_words(seeds([0.95], [0.93]))
+    assert "ignore the variance of training" in text
+    assert "about 4 seeds of each" in text  # 2 * (2.8016 * 0.01 / 0.02)^2 = 3.92
+    assert "better" not in text
+    assert comparison_words.seed_table(seeds([0.95], [0.93])).loc["A", "AUC"] == "0.950 (one seed)"
+
+
+def test_several_seeds_are_compared_by_welch():
+    clear = comparison_words.seed_words(seeds([0.90, 0.91, 0.92], [0.95, 0.96, 0.97]))
+    assert "`B` is the better architecture than `A`" in clear
+    assert "-0.0500, 95 % interval -0.0727 to -0.0273" in clear  # t(4) = 2.7764, s = 0.01
+    unclear = comparison_words.seed_words(seeds([0.90, 0.92, 0.94], [0.91, 0.93, 0.95]))
+    assert "no difference between `A` and `B` is shown" in unclear
+    assert "about 63 seeds of each" in unclear  # 2 * (2.8016 * 0.02 / 0.01)^2 = 62.8
+    table = comparison_words.seed_table(seeds([0.90, 0.92], [0.91, 0.93]))
+    assert table.loc["A", "AUC"] == "0.910 ± 0.014"
+
+
+def test_weakest_degradation_is_named():
+    ends = {"auc_low": 0.1, "auc_high": 0.99, "severity": 5}
+    table = pd.DataFrame([
+        {"degradation": "none", "auc": 0.95} | ends | {"severity": 0},
+        {"degradation": "jpeg", "auc": 0.9} | ends,
+        {"degradation": "blur", "auc": 0.6} | ends,
+    ])  # fmt: skip
+    text = evaluation_words.degradation_words({"M": table})
+    assert "M is weakest under blur at severity 5: AUC 0.600" in text
+
+
+def test_data_set_matrix_keeps_sets_apart_and_says_what_there_is():
+    row = {"run": "r", "model": "resnet50", "trained_on": "a", "low": 0.5, "high": 0.9}
+    one = pd.DataFrame([row | {"tested_on": "a", "auc": 0.8}])
+    assert "holds one data set, `a`" in evaluation_words.data_set_words(one)
+    two = pd.DataFrame([row | {"tested_on": "a", "auc": 0.8}, row | {"tested_on": "b", "auc": 0.6}])
+    matrix = evaluation_words.data_set_matrix(two)
+    assert matrix.iloc[0].tolist()[3:] == ["0.800 [0.500, 0.900]", "0.600 [0.500, 0.900]"]
+    assert list(matrix.columns) == ["trained on", "run", "model", "on a", "on b"]
+    assert "2 data sets to test on" in evaluation_words.data_set_words(two)
