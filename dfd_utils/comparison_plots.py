@@ -24,6 +24,7 @@ def interval_plot(intervals: pd.DataFrame, names: list[str]) -> Figure:
     axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     axis.set_yticklabels([{"auc": "AUC", "f1": "F1"}.get(name, name) for name in names])
     axis.invert_yaxis()
+    axis.margins(x=0.08)  # room for the numbers
     axis.grid(axis="y", visible=False)
     axis.set(xlabel="value on Test, with 95 % interval")
     figure.legend(loc="outside upper center", ncols=len(models), fontsize=8)
@@ -68,7 +69,7 @@ def cost_plot(intervals: pd.DataFrame, costs: dict[str, dict], names: list[str])
             axis.plot(cost[name], value, style["marker"], color=style["color"], markersize=6)
             right = cost[name] < 0.6 * largest  # a name stays inside the axes
             axis.annotate(
-                title, (cost[name], value), xytext=(6 if right else -6, 0), va="center",
+                title, (cost[name], value), xytext=(8 if right else -8, 0), va="center",
                 textcoords="offset points", ha="left" if right else "right", fontsize=8,
             )  # fmt: skip
         axis.set(xlabel=name, xlim=(0, 1.08 * largest))

@@ -1,9 +1,8 @@
 """What a model costs: parameters, FLOPs, weights, training time; measured: speed and memory."""
 
 import json
+import math
 import multiprocessing
-import resource
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -53,14 +52,15 @@ def scoring_cost(folder: Path) -> dict:
     """Measure scoring on this machine: ms for one image, images/s in batches, peak memory in MB.
 
     From decoded images of the model's size, in the model's precision; decoding is not in it. Runs
-    in a process of its own, so that the peak is the model's: of the GPU's memory, or of the whole
-    process where there is none.
+    in a process of its own, so that the peak is the model's: of the GPU's memory, or, where there
+    is none, of what the process took from the time it had imported PyTorch (nan outside Linux).
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, folder).result()
 
 
 def _measured(folder: Path) -> dict:
+    before = _memory("VmRSS")
     model, description = load_model(folder)
     accelerator = make_accelerator(description["precision"])
     model, size = accelerator.prepare(model), description["image_size"]
@@ -81,12 +81,22 @@ def _measured(folder: Path) -> dict:
         "scored on": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "one image (ms)": one * 1e3,
         f"images/s in batches of {BATCH_SIZE}": BATCH_SIZE / many,
-        "peak memory (MB)": _peak_memory() / 1e6,
+        "peak memory (MB)": _peak_memory(before) / 1e6,
     }
 
 
-def _peak_memory() -> int:
+def _memory(key: str) -> float:
+    """Return this process's memory in bytes: now (VmRSS) or at its peak (VmHWM); nan if unknown."""
+    try:  # not getrusage: its peak is inherited from the process that started this one
+        told = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
+        return float(told[key].split()[0]) * 1024
+    except (OSError, KeyError):
+        return math.nan
+
+
+def _peak_memory(before: float) -> float:
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # the one counts bytes, Linux kibibytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return float(torch.cuda.max_memory_allocated())
+    return _memory("VmHWM") - before

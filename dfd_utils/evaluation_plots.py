@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from dfd_utils import metrics
@@ -52,7 +53,7 @@ def roc_and_precision_recall(predictions: dict[str, pd.DataFrame]) -> Figure:
     pr.text(0.02, share_fake - 0.02, "chance", color="#666666", fontsize=SMALL, va="top")
     for limit in (0.01, 0.05):
         roc.axvline(limit, color="#bbbbbb", linewidth=0.8, zorder=0)
-    roc.text(0.06, 0.03, "grey: 1 % and 5 %\nfalse alarms", color="#666666", fontsize=SMALL)
+    roc.text(0.07, 0.38, "1 % and 5 %\nfalse alarms", color="#666666", fontsize=SMALL)
     roc.set(title="ROC", xlabel="Real called Fake (share)", ylabel="Fake found (recall)")
     pr.set(title="precision-recall", xlabel="Fake found (recall)", ylabel="precision")
     for axis in (roc, pr):
@@ -67,7 +68,8 @@ def reliability_diagram(
 ) -> Figure:
     """Observed share of Fake by predicted probability, before and after calibration, by model.
 
-    Tables have columns label and score; below, how the calibrated scores are spread.
+    Tables have columns label and score. Bars: 95 % intervals of the shares after it (Wilson 1927);
+    below, how the calibrated scores are spread.
     """
     figure, axes = axes_grid(
         max(2, len(after)), 2, 3.6, height_ratios=[3, 1], sharex=True, sharey="row"
@@ -87,6 +89,8 @@ def reliability_diagram(
                 points["mean_score"], points["fraction_fake"], label=name, color=style["color"],
                 marker=style["marker"], markersize=4, markerfacecolor=face, **options,
             )  # fmt: skip
+        low, high = _wilson(points["fraction_fake"], points["count"])
+        upper.vlines(points["mean_score"], low, high, color=style["color"], linewidth=0.8)
         upper.set(title=title, ylim=(-0.03, 1.03))
         upper.legend(fontsize=SMALL, loc="upper left")
         table = after[title]
@@ -100,6 +104,14 @@ def reliability_diagram(
     axes[0].set_ylabel("share that is Fake")
     axes[columns].set_ylabel("images")
     return figure
+
+
+def _wilson(shares: pd.Series, counts: pd.Series) -> tuple[list[float], list[float]]:
+    found = [
+        binomtest(round(share * count), int(count)).proportion_ci(0.95, "wilson")
+        for share, count in zip(shares, counts, strict=True)
+    ]
+    return [ends.low for ends in found], [ends.high for ends in found]
 
 
 def risk_coverage_curves(predictions: dict[str, pd.DataFrame]) -> Figure:
@@ -122,7 +134,7 @@ def risk_coverage_curves(predictions: dict[str, pd.DataFrame]) -> Figure:
 
 def degradation_heat_map(tables: dict[str, pd.DataFrame]) -> Figure:
     """AUC and accuracy of each model by degradation (rows) and severity (columns)."""
-    figure, axes = axes_grid(2 * len(tables), height=2.7, sharey=True)
+    figure, axes = axes_grid(2 * len(tables), height=2.7)
     panels = [(title, metric) for title in tables for metric in ("auc", "accuracy")]
     for axis, (title, metric) in zip(axes, panels, strict=True):
         table = tables[title]
@@ -136,10 +148,12 @@ def degradation_heat_map(tables: dict[str, pd.DataFrame]) -> Figure:
             grid, vmin=0.5, vmax=1, cmap="Greys_r", annot=True, fmt=".2f", cbar=False, ax=axis,
             linewidths=0.5, linecolor="white", annot_kws={"fontsize": SMALL},
         )  # fmt: skip
+        if axis is not axes[0]:
+            axis.set_yticks([])
         name = "AUC" if metric == "auc" else "accuracy"
         axis.set(title=f"{title}\n{name}", xlabel="severity", ylabel="")
         axis.tick_params(length=0)
-        axis.set_yticklabels(axis.get_yticklabels(), rotation=0)
+        axis.tick_params(axis="y", rotation=0)
     return figure
 
 

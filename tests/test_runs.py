@@ -69,5 +69,5 @@ def test_cost_of_a_model(trained_run):
 def test_scoring_is_measured_in_its_own_process(trained_run):
     found = cost.scoring_cost(trained_run / "efficientnet_b0")
     assert found["one image (ms)"] > 0
-    assert found["peak memory (MB)"] > 50
+    assert 10 < found["peak memory (MB)"] < 2000
     assert found[f"images/s in batches of {cost.BATCH_SIZE}"] > 0
