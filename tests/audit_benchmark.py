@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -169,25 +168,20 @@ def compare_libraries(faces: list[Path], work: Path, pythons: dict[str, str]) ->
         folder = Path(place, "planted")
         truth = plant(faces, folder, 200, 0)
         for name, python in pythons.items():
-            start, before = time.perf_counter(), _cpu_seconds()
+            start = time.perf_counter()
             done = subprocess.run(
                 [python, "-c", LIBRARIES[name], str(folder)], capture_output=True, text=True
             )
-            seconds, cpu = time.perf_counter() - start, _cpu_seconds() - before
+            seconds = time.perf_counter() - start
             if done.returncode:
                 rows.append({"library": name, "failed": (done.stderr.splitlines() or ["?"])[-1]})
                 continue
             found = {frozenset(pair) for pair in json.loads(done.stdout.splitlines()[-1])}
             judged = judge(truth, found, set())
-            row = {"library": name, "seconds": round(seconds, 1), "CPU seconds": round(cpu, 1)}
+            row = {"library": name, "seconds": round(seconds, 1)}
             row |= {found["what"]: found["found"] for found in judged[:3]}
             rows.append(row | {"pairs not planted": judged[6]["found"]})
     return rows
-
-
-def _cpu_seconds() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def make_images(faces: list[Path], folder: Path, images: int) -> None:
