@@ -87,8 +87,10 @@ def _run(jobs: list[list[str]], processes: int) -> Iterator[np.ndarray]:
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:  # imported once, not once a worker
-        context.set_forkserver_preload(["dfd_utils.measure"])
+    if (
+        "forkserver" in methods
+    ):  # imported once, not once a worker (imagehash imports the latter late)
+        context.set_forkserver_preload(["dfd_utils.measure", "scipy.fftpack"])
     try:
         with ProcessPoolExecutor(processes, context) as pool:
             yield from pool.map(measure_files, jobs)
