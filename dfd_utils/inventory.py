@@ -87,9 +87,7 @@ def _run(jobs: list[list[str]], processes: int) -> Iterator[np.ndarray]:
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if (
-        "forkserver" in methods
-    ):  # imported once, not once a worker (imagehash imports the latter late)
+    if "forkserver" in methods:  # imports once for all workers; the second is imagehash's own
         context.set_forkserver_preload(["dfd_utils.measure", "scipy.fftpack"])
     try:
         with ProcessPoolExecutor(processes, context) as pool:
