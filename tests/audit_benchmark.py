@@ -293,7 +293,7 @@ def measure_index(data: Path, workers: int) -> dict:
 
 def _alone(function, *arguments) -> dict:
     """Call it in a process of its own, whose memory and CPU time are its alone."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # as from a shell: the workers share its modules
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *arguments).result()
 
