@@ -6,7 +6,9 @@ import io
 import os
 import signal
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 from dfd_utils import explain, transforms
 from dfd_utils.config import UserError
@@ -127,10 +129,13 @@ def serve(run: Path | None = None, port: int | None = None) -> None:
         UserError: no model there, gradio is not installed, or the port is taken.
     """
     models = load_run(run)
-    # A request to end is an interrupt: the server closes and its files go.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="dfd-demo-") as place:
-        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = place
+    with ExitStack() as stack:
+        # A request to end is an interrupt: the server closes and its files go.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="dfd-demo-"))
+        stack.enter_context(mock.patch.object(tempfile, "tempdir", place))
+        stack.enter_context(mock.patch.dict(os.environ, {"GRADIO_TEMP_DIR": place}))
         app = build_app(models)
         policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         try:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from datetime import datetime
@@ -52,9 +53,11 @@ def test_what_cannot_be_read_is_said_without_markup(trained_run, tmp_path):
 
 
 def test_without_the_extra_one_line_says_what_to_install(trained_run, monkeypatch, capsys):
+    places = tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo", "--run", str(trained_run)]) == 2
     assert "pip install 'dfd-utils[demo]'" in capsys.readouterr().err
+    assert places == (tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")), "put back"
 
 
 def test_the_notebooks_button_judges_and_keeps_nothing(trained_run, face, tmp_path, monkeypatch):
