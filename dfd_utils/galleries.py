@@ -79,7 +79,7 @@ def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure
         figure = Figure(figsize=(WIDTH, 0.5))
         figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
         return figure
-    figure, axes = _picture_grid(2, max(len(worst), 4), below=0.32)
+    figure, axes = _picture_grid(2, max(len(worst), 4), (0.32,))
     for column, pair in enumerate(worst.itertuples()):
         for row, path in enumerate((pair.path_a, pair.path_b)):
             _show(axes[row, column], folder / path)
