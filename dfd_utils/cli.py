@@ -1,4 +1,8 @@
-"""The command `dfd`. Exit codes: 0 done, 2 wrong use, 3 some inputs failed, 1 anything else."""
+"""The command `dfd`.
+
+Exit codes: 0 done, 2 wrong use, 3 some inputs failed, 75 the time of max_hours is up, 130 and 143
+stopped by Ctrl-C and SIGTERM, 1 anything else.
+"""
 
 import argparse
 import os

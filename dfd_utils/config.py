@@ -166,3 +166,13 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             "free the place or set DFD_OUTPUT_DIR to a folder of yours"
         ) from error
     return path
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: "45 s", "3 min 20 s", "2 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -154,11 +154,6 @@ def _theme():
     return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
-def in_jupyterlab() -> bool:
-    """Return whether a person sits before this notebook, in JupyterLab."""
-    return "JPY_SESSION_NAME" in os.environ  # set for a kernel that the Jupyter server started
-
-
 def upload_button(model: str | Path | None = None):
     """Return an ipywidgets box: a button that takes pictures, and the table of what is predicted.
 

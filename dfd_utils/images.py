@@ -41,17 +41,24 @@ def read_pixels(path: str | Path) -> np.ndarray:
         UserError: the file is missing, empty, truncated or no image; names it and the remedy.
     """
     try:
-        content = Path(path).read_bytes()
-        pixels = _plain_jpeg(content)
-        if pixels is not None:
-            return pixels
-        with Image.open(io.BytesIO(content)) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return decode(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a readable image"
         raise UserError(
             f"{path}: {reason}; remove it, or let `dfd audit` put it on the exclusion list"
         ) from error
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode a file's content as `read_pixels` does; a ValueError says that it cannot be."""
+    pixels = _plain_jpeg(content)
+    if pixels is not None:
+        return pixels
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError("not a readable image") from error
 
 
 def _plain_jpeg(content: bytes) -> np.ndarray | None:

@@ -13,8 +13,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from dfd_utils.config import UserError
-from dfd_utils.images import read_pixels
+from dfd_utils.images import decode
 
 VERSION = 2  # raise it whenever the same file gives other values
 HASH_SIZE = 8  # imagehash.phash of 8 x 8 coefficients: 64 bits
@@ -79,8 +78,8 @@ def _measure(path: Path, record: np.void) -> None:
     record["width"], record["height"] = header.size
     record["format"], record["mode"] = header.format, header.mode
     try:
-        pixels = np.ascontiguousarray(read_pixels(path).transpose(2, 0, 1))
-    except UserError:
+        pixels = np.ascontiguousarray(decode(data).transpose(2, 0, 1))
+    except ValueError:
         raise ValueError(f"truncated or damaged {header.format} ({header.mode})") from None
     tables = getattr(header, "quantization", None) or {}
     if tables:

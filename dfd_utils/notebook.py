@@ -34,9 +34,8 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
     # A kernelspec of the same name in the home folder may start another environment's Python.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    os.environ.pop(
-        "JPY_SESSION_NAME", None
-    )  # called from a notebook: nobody sees our kernel's bars
+    # Called from a notebook in JupyterLab: nobody sees the bars of the kernel that is started here.
+    os.environ.pop("JPY_SESSION_NAME", None)
     running = out.with_name(f"{out.stem}.running.ipynb")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

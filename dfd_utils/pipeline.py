@@ -17,6 +17,7 @@ from dfd_utils.config import (
     PROJECT_ROOT,
     STARTED,
     UserError,
+    duration,
     write_whole,
 )
 from dfd_utils.notebook import NOTEBOOKS, execute, shown
@@ -75,7 +76,10 @@ def run_all(
             out = executed / path.name
             _once(title, key, [out], partial(execute, path, out, chosen))
     _report(run, [executed / path.name for path in known], pdf)
-    print(f"Done in {_duration(start)}. Open {shown(BUILD_DIR / 'report.html')}", end="")
+    print(
+        f"Done in {duration(time.monotonic() - start)}. Open {shown(BUILD_DIR / 'report.html')}",
+        end="",
+    )
     print(f" or {shown(BUILD_DIR / 'report.pdf')}" if pdf else "", end="")
     print(f"; the figures are in {shown(config.FIGURES_DIR / run)}.")
 
@@ -181,9 +185,4 @@ def _step(title: str) -> Iterator[None]:
     start = time.monotonic()
     print(f"{title} …", flush=True)
     yield
-    print(f"{title}: done in {_duration(start)}", flush=True)
-
-
-def _duration(start: float) -> str:
-    seconds = round(time.monotonic() - start)
-    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+    print(f"{title}: done in {duration(time.monotonic() - start)}", flush=True)

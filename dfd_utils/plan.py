@@ -12,12 +12,11 @@ import psutil
 from torch.utils.data import DataLoader
 
 from dfd_utils.checkpoint import TrainingState, save_checkpoint
-from dfd_utils.config import BUILD_DIR, SPLITS, Profile
+from dfd_utils.config import BUILD_DIR, SPLITS, Profile, duration
 from dfd_utils.dataset import check_layout, load_split
 from dfd_utils.interrupt import RESERVE
 from dfd_utils.models import architecture
 from dfd_utils.precision import resolve_precision
-from dfd_utils.progress import duration
 from dfd_utils.recipe import prepare
 from dfd_utils.train import evaluate_epoch, train_one_epoch
 

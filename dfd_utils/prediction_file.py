@@ -3,21 +3,17 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
 from dfd_utils.config import UserError
 from dfd_utils.models import MODELS, load_model
 from dfd_utils.pictures import find_pictures
 from dfd_utils.predict import COLUMNS, choose_model, stream
+from dfd_utils.processes import on_main, processes
 
 
 def write_predictions(
@@ -43,20 +39,17 @@ def write_predictions(
     Raises:
         UserError: no such model, or an `output` that cannot be written or gone on with.
     """
-    # Processes without a GPU find each other only where accelerate is told to use the CPU.
-    state = PartialState(cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available())
+    state = processes()
     model = choose_model(model)
     network, description = load_model(model)
-    plan = [None, None]
-    if state.is_main_process:  # the others cannot all read standard input
-        files = list(find_pictures(_with_listed(paths)))
-        place = None if output is None else _Place(output, form, resume)
-        plan = [files, place.kept(files, description) if place else (0, 0)]
-    files, (start, failed) = broadcast_object_list(plan)
+    # Not in each process: standard input can be read once.
+    files = on_main(lambda: list(find_pictures(_with_listed(paths))))
+    place = on_main(_Place, output, form, resume) if output else None
+    start, failed = on_main(place.kept, files, description) if place else (0, 0)
     if state.is_main_process:
         print(_named(model, description), file=sys.stderr)
     rows = stream(files, network, description, start, explanations, progress=True)
-    with place.open() if state.is_main_process and output else nullcontext(sys.stdout) as file:
+    with place.open() if state.is_main_process and place else nullcontext(sys.stdout) as file:
         if state.is_main_process and form == "csv" and start == 0:
             file.write(_HEADER)
         for row in rows:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from dfd_utils.checkpoint import TrainingState
+from dfd_utils.config import duration
 
 REFRESH_SECONDS = 2.0  # between two looks at the loss: each waits for the device once
 LINE_MINUTES = 5.0  # between two lines inside an epoch, where nobody watches a bar
@@ -18,7 +19,12 @@ def watched() -> bool:
 
     Under papermill a kernel has no such session, and a bar would fill the executed notebook.
     """
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+    return sys.stderr.isatty() or in_jupyterlab()
+
+
+def in_jupyterlab() -> bool:
+    """Return whether a person sits before this notebook, in JupyterLab."""
+    return "JPY_SESSION_NAME" in os.environ  # set for a kernel that the Jupyter server started
 
 
 class Progress:
@@ -94,13 +100,3 @@ class Progress:
         beside = [row["seconds"] - images / row["images_per_second"] for row in state.rows]
         validation = sum(beside) / len(beside) * (epochs_after + 1) if beside else 0.0
         return (self.steps - state.step + epochs_after * self.steps) / rate + validation
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: "45 s", "3 min 20 s", "2 h 5 min"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

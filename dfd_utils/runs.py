@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from dfd_utils import config
-from dfd_utils.config import UserError
+from dfd_utils.config import FREE_SETTINGS, UserError
 from dfd_utils.dataset import check_layout, data_fingerprint
 from dfd_utils.evaluate import evaluate, place, read_metrics
 from dfd_utils.models import find_models
 
-FREE = ("seed", "num_workers")  # settings in which repeats of one training may differ
+FREE = ("seed", *FREE_SETTINGS)  # settings in which repeats of one training may differ
 
 
 def repeats(folder: Path) -> list[Path]:

@@ -44,7 +44,7 @@ def fit(
 
     Each epoch the averaged weights are judged on Validation; those of the epoch with the highest
     AUC become the model, with a temperature and a threshold fitted on Validation. An interrupted
-    run goes on after its last whole epoch and ends as if it had never been broken off.
+    run goes on from its last checkpoint and ends as if it had never been broken off.
 
     Args:
         model_name: a key of `models.MODELS`.
