@@ -77,6 +77,7 @@ def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure
     worst = worst.drop_duplicates("cluster").head(most)
     if worst.empty:
         figure = Figure(figsize=(WIDTH, 0.5))
+        figure.add_axes((0, 0, 1, 1)).axis("off")  # a notebook shows no figure without axes
         figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
         return figure
     figure, axes = _picture_grid(2, max(len(worst), 4), (0.32,))

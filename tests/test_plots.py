@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 
 from dfd_utils import comparison_plots, config, evaluation_plots, galleries, plots
@@ -76,6 +77,7 @@ def test_worst_duplicates_come_first(tiny_sample):
     assert [name.removeprefix("…") for name in names] == expected
     nothing = galleries.worst_duplicates(tiny_sample, pairs[:0])
     assert nothing.texts[0].get_text() == "No duplicates were found."
+    assert print_figure(nothing, "svg"), "a notebook shows it"
 
 
 def test_distributions_bear_a_statistic_without_values_or_spread():
