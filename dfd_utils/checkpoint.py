@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -61,30 +62,64 @@ class TrainingState:
         self.loss_sum = mine.to(self.accelerator.device)
 
 
-def save_checkpoint(
-    accelerator: Accelerator, state: TrainingState, out: Path, log: Callable[[str], None]
-) -> bool:
-    """Write a checkpoint beside its place, sync it, rename it, and drop the third last.
+class CheckpointWriter:
+    """Writes a run's checkpoints beside their place, syncs and renames them; keeps the last two.
 
-    Returns:
-        False where it could not be written (a full disk, say), which `log` is told; the ones
-        before are as they were.
+    Checksums and the wait for the disk go on beside the training: the last checkpoint is in its
+    place when the next one is written, after `wait`, and at the end of the `with` block. One that
+    cannot be written (a full disk, say) is told to `log`; the ones before stay as they were.
     """
-    start = time.perf_counter()
-    folder = out / "checkpoint"
-    place = folder / f"epoch_{state.epoch:03}_step_{state.step:07}"
-    partial = folder / ".partial"
-    state.gather()
-    problem = on_main(_attempt, _make_room, partial)
-    if problem is None:
-        problem = _attempt(accelerator.save_state, str(partial))  # each process has a part in it
-        accelerator.wait_for_everyone()
-        problem = on_main(lambda: problem or _attempt(_put_in_place, partial, place))
-    if problem:
-        on_main(_clear, partial)
-        log(f"{out.name}: no checkpoint could be written ({problem}); the last good one is kept")
-    state.checkpoint_seconds += time.perf_counter() - start
-    return problem is None
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        state: TrainingState,
+        out: Path,
+        log: Callable[[str], None] = print,
+    ):
+        self.accelerator, self.state, self.out, self.log = accelerator, state, out, log
+        self._partial = out / "checkpoint" / ".partial"
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self._thread.shutdown()
+
+    def save(self) -> None:
+        """Write the state as it is now; its seconds are counted in the state."""
+        start = time.perf_counter()
+        self.wait()
+        self.state.gather()
+        problem = on_main(_attempt, _make_room, self._partial)
+        if problem is None:  # each process has a part in it
+            problem = _attempt(self.accelerator.save_state, str(self._partial))
+            self.accelerator.wait_for_everyone()
+            problem = on_main(lambda: problem)
+        if problem:
+            self._failed(problem)
+        elif self.accelerator.is_main_process:
+            name = f"epoch_{self.state.epoch:03}_step_{self.state.step:07}"
+            place = self._partial.with_name(name)
+            self._pending = self._thread.submit(_attempt, _put_in_place, self._partial, place)
+        self.state.checkpoint_seconds += time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is in its place."""
+        pending, self._pending = self._pending, None
+        if pending and (problem := pending.result()):
+            self._failed(problem)
+
+    def _failed(self, problem: str) -> None:
+        if self.accelerator.is_main_process:
+            _clear(self._partial)
+        self.log(
+            f"{self.out.name}: no checkpoint could be written ({problem}); "
+            "the last good one is kept"
+        )
 
 
 def load_checkpoint(

@@ -119,6 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--batch-size", type=int)
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
 
+    add = command("bench", commands.bench, "measure the speed beside the course project's loop")
+    add.add_argument("--data", type=Path, metavar="DIR", help="default: the embedded sample")
+    add.add_argument("--models", default="resnet50,efficientnet_b0", metavar="A,B")
+    add.add_argument("--image-size", type=int, default=224)
+    add.add_argument("--batch-size", type=int, default=32)
+    add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
+    add.add_argument("--batches", type=int, default=8, help="a measurement (default: 8)")
+    add.add_argument("--rounds", type=int, default=3, help="whose medians count (default: 3)")
+    add.add_argument("--json", type=Path, metavar="FILE", help="gets the rows as JSON")
+
     add = command("evaluate", commands.evaluate, "judge all models of a folder on a split")
     add.add_argument("--data", required=True, type=Path, metavar="DIR")
     add.add_argument("--split", default="Test", help="Train, Validation or Test")

@@ -14,6 +14,7 @@ from dfd_utils.config import (
     UserError,
     data_folder,
     get_profile,
+    write_whole,
 )
 
 
@@ -68,6 +69,25 @@ def plan(options: argparse.Namespace) -> None:
 
     data = data_folder(options.data and options.data.absolute())
     plan(options.models.split(","), data, profile)
+
+
+def bench(options: argparse.Namespace) -> None:
+    profile = get_profile(
+        "sample",
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        precision=options.precision,
+    )
+    if min(options.batches, options.rounds) < 1:
+        raise UserError("--batches and --rounds want 1 or more")
+    from dfd_utils.bench import bench, markdown
+
+    data = data_folder(options.data and options.data.absolute())
+    table = bench(options.models.split(","), data, profile, options.batches, options.rounds)
+    print(markdown(table))
+    if options.json:
+        rows = table.to_dict(orient="records")
+        print(f"written to {write_whole(options.json, json.dumps(rows, indent=2) + chr(10))}")
 
 
 def train(options: argparse.Namespace) -> None:

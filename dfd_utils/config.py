@@ -54,7 +54,11 @@ class Profile:
     label_smoothing: float = 0.0
     degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
     weights: str = "none"  # none | imagenet | a file of weights
-    precision: str = "auto"  # auto (measured on this machine) | fp32 | bf16 | fp16
+    # The next four are found on the machine, where they are "auto" or None (tuning.py).
+    precision: str = "auto"  # auto | fp32 | bf16 | fp16
+    memory_format: str = "auto"  # auto | channels_last | contiguous
+    compiled: bool | None = None  # by torch.compile
+    micro_batch_size: int | None = None  # images that go through the model at once; None: all
     seed: int = 0
     # The rest changes no result (FREE_SETTINGS).
     num_workers: int | None = None  # processes that decode images
@@ -63,6 +67,8 @@ class Profile:
     keep_epochs: bool = False  # keep every epoch's averaged weights, not the best alone
 
 
+# Settings that are found on the machine, and the values that ask for it.
+TUNED = {"precision": "auto", "memory_format": "auto", "compiled": None, "micro_batch_size": None}
 FREE_SETTINGS = ("num_workers", "checkpoint_minutes", "max_hours", "keep_epochs")
 
 
@@ -95,7 +101,7 @@ PROFILES = {
     ),
 }
 
-_MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "seed": 0, "num_workers": 0}
+_MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 
 def get_profile(name: str, **overrides: object) -> Profile:
@@ -119,13 +125,16 @@ def get_profile(name: str, **overrides: object) -> Profile:
 
 def _checked(key: str, value: object, expected: type) -> object:
     numbers = (int, float)
-    accepted = {float: numbers, float | None: numbers, str: str, bool: bool}.get(expected, int)
-    if isinstance(value, bool) != (expected is bool) or not isinstance(value, accepted):
+    accepted = {float: numbers, float | None: numbers, str: str}.get(expected, int)
+    yes_or_no = expected in (bool, bool | None)
+    if isinstance(value, bool) != yes_or_no or not isinstance(value, accepted):
         raise UserError(f"setting {key}: {value!r} is not of the kind {expected}")
     if isinstance(value, int | float) and not value >= _MINIMUM.get(key, 0):
         raise UserError(f"setting {key}: {value} is less than {_MINIMUM.get(key, 0)}")
     if key == "precision" and value not in ("auto", "fp32", "bf16", "fp16"):
         raise UserError(f"setting precision: '{value}' is not auto, fp32, bf16 or fp16")
+    if key == "memory_format" and value not in ("auto", "channels_last", "contiguous"):
+        raise UserError(f"setting memory_format: '{value}' is not auto, channels_last, contiguous")
     if key == "weights" and value not in ("none", "imagenet") and not Path(value).is_file():
         raise UserError(f"setting weights: {value} is neither none, imagenet nor a file")
     if key in ("ema_decay", "label_smoothing", "degradation_probability") and value > 1:

@@ -44,18 +44,22 @@ MODELS = {
 }
 
 
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
 class Detector(nn.Module):
     """A classifier with its normalisation inside: uint8 `[N, 3, H, W]` in, logits `[N, 2]` out.
 
     Column 0 of the logits is Real, column 1 Fake.
     """
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module, memory_format: str = "channels_last"):
         super().__init__()
-        self.backbone = backbone
+        self.memory_format = MEMORY_FORMATS[memory_format]
+        self.backbone = backbone.to(memory_format=self.memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
-        images = transforms.normalize(images).contiguous(memory_format=torch.channels_last)
+        images = transforms.normalize(images).contiguous(memory_format=self.memory_format)
         return self.backbone(images)
 
 
@@ -70,14 +74,20 @@ def architecture(name: str) -> Architecture:
     return MODELS[name]
 
 
-def create_model(name: str, weights: str = "none", log: Callable[[str], None] = print) -> Detector:
-    """Build the model `name` with two outputs, in channels_last memory format.
+def create_model(
+    name: str,
+    weights: str = "none",
+    log: Callable[[str], None] = print,
+    memory_format: str = "channels_last",
+) -> Detector:
+    """Build the model `name` with two outputs.
 
     Args:
         name: a key of `MODELS`.
         weights: "none" (from scratch), "imagenet" (torchvision's, downloaded; from scratch, with
             a line that says so, where they cannot be had), or a .safetensors or .pth file.
         log: called with that line.
+        memory_format: a key of `MEMORY_FORMATS`.
 
     Raises:
         UserError: unknown model, or a file of weights that does not fit it.
@@ -94,7 +104,7 @@ def create_model(name: str, weights: str = "none", log: Callable[[str], None] = 
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
     setattr(backbone.get_submodule(parent), leaf, head)
-    model = Detector(backbone).to(memory_format=torch.channels_last)
+    model = Detector(backbone, memory_format)
     if weights not in ("none", "imagenet"):
         load_weights(model, Path(weights), name)
     return model

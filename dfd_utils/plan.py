@@ -11,14 +11,14 @@ import pandas as pd
 import psutil
 from torch.utils.data import DataLoader
 
-from dfd_utils.checkpoint import TrainingState, save_checkpoint
+from dfd_utils.checkpoint import CheckpointWriter, TrainingState
 from dfd_utils.config import BUILD_DIR, SPLITS, Profile, duration
 from dfd_utils.dataset import check_layout, load_split
 from dfd_utils.interrupt import RESERVE
 from dfd_utils.models import architecture
-from dfd_utils.precision import resolve_precision
 from dfd_utils.recipe import prepare
 from dfd_utils.train import evaluate_epoch, train_one_epoch
+from dfd_utils.tuning import tune
 
 WARM_UP = 3  # steps: the first are slow, or fed from what the loader read ahead
 SECONDS = 15  # of measuring, for training and for scoring each
@@ -79,7 +79,7 @@ def measure(
     """
     architecture(model_name)
     check_layout(data)
-    profile = resolve_precision(model_name, profile, log)
+    profile = tune(model_name, profile, log=log)
     training = prepare(model_name, data, profile, lambda line: None)
     state = TrainingState(training.accelerator)
     training.accelerator.register_for_checkpointing(training.averaged, state)
@@ -95,8 +95,11 @@ def measure(
     batches = _first(training.validation_loader, scoring)
     evaluate_epoch(training.averaged.module, batches, training.accelerator)
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD_DIR) as folder:
-        save_checkpoint(training.accelerator, state, Path(folder), log)
+    with (
+        tempfile.TemporaryDirectory(dir=BUILD_DIR) as folder,
+        CheckpointWriter(training.accelerator, state, Path(folder), log) as writer,
+    ):
+        writer.save()
     test_images = len(load_split(data, SPLITS[2]))
     return Pace(
         training=clock.whole(len(training.train_loader)),

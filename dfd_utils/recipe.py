@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -32,6 +32,17 @@ class Training:
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     train_loader: DataLoader
     validation_loader: DataLoader
+    micro_batch_size: int | None  # images that go through the model at once; None: all
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of a batch's mean loss, part by part; return the loss, detached."""
+        parts = -(-len(images) // (self.micro_batch_size or len(images)))
+        total = torch.zeros((), device=images.device)
+        for some, theirs in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            loss = self.criterion(self.model(some), theirs) * (len(some) / len(images))
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
 
 def prepare(
@@ -42,12 +53,14 @@ def prepare(
     set_seed(profile.seed)
     train_set = load_split(data, SPLITS[0], train_transform(profile), profile.seed)
     validation_set = load_split(data, SPLITS[1], transforms.eval_transform(profile.image_size))
-    model = create_model(model_name, profile.weights, log)
+    model = create_model(model_name, profile.weights, log, profile.memory_format)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         # Statistics over the global batch, as one process has them; there is none for CPUs.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     averaged = AveragedModel(model, multi_avg_fn=_ema(profile.ema_decay), use_buffers=True)
     averaged.to(accelerator.device)
+    if profile.compiled:
+        model.compile()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=profile.lr, weight_decay=profile.weight_decay, fused=True
     )
@@ -67,7 +80,7 @@ def prepare(
     criterion = nn.CrossEntropyLoss(label_smoothing=profile.label_smoothing)
     return Training(
         model_name, accelerator, model, averaged, criterion, optimizer, lr_scheduler,
-        train_loader, validation_loader,
+        train_loader, validation_loader, profile.micro_batch_size,
     )  # fmt: skip
 
 

@@ -17,7 +17,15 @@ import pandas as pd
 import torch
 
 from dfd_utils.checkpoint import checkpoints, sync
-from dfd_utils.config import FREE_SETTINGS, PROJECT_ROOT, SPLITS, Profile, UserError, write_whole
+from dfd_utils.config import (
+    FREE_SETTINGS,
+    PROJECT_ROOT,
+    SPLITS,
+    TUNED,
+    Profile,
+    UserError,
+    write_whole,
+)
 from dfd_utils.dataset import data_fingerprint, read_exclusions
 from dfd_utils.models import Detector, describe, save_model
 from dfd_utils.processes import processes
@@ -79,6 +87,19 @@ def configuration(model_name: str, data: Path, profile: Profile) -> dict:
     }
 
 
+def as_begun(out: Path, profile: Profile) -> Profile:
+    """Return the profile with what the machine of the run in `out` chose, if it was begun.
+
+    What is to be found on the machine was found when the run began, maybe on another one.
+    """
+    path = out / "config.json"
+    if not path.is_file():
+        return profile
+    begun = json.loads(path.read_text())["settings"]
+    found = {k: begun[k] for k, v in TUNED.items() if getattr(profile, k) == v and k in begun}
+    return dataclasses.replace(profile, **found)
+
+
 def refuse_other_settings(path: Path, config: dict) -> None:
     """Raise a UserError that names what differs from the run that is there already.
 
@@ -102,6 +123,14 @@ def refuse_other_settings(path: Path, config: dict) -> None:
                 f"{path.parent}: holds a run with {part} {old}, asked for is {new}; "
                 "choose another run name, or delete that folder"
             )
+
+
+def finished(out: Path, profile: Profile) -> bool:
+    """Say whether the run in `out` has all the epochs that are asked for."""
+    described = out / "model.json"
+    if not described.is_file():
+        return False
+    return json.loads(described.read_text()).get("epochs", profile.epochs) >= profile.epochs
 
 
 def keep_weights(model: Detector, row: dict, out: Path, name: str, profile: Profile) -> None:

@@ -17,24 +17,26 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dfd_utils import metrics
-from dfd_utils.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint
-from dfd_utils.config import Profile, UserError, write_whole
-from dfd_utils.dataset import check_layout
+from dfd_utils.checkpoint import CheckpointWriter, TrainingState, checkpoints, load_checkpoint
+from dfd_utils.config import SPLITS, Profile, UserError, write_whole
+from dfd_utils.dataset import check_layout, load_split
 from dfd_utils.interrupt import GO_ON, SAVE, Interrupted, Watch
 from dfd_utils.models import architecture, energy_threshold
-from dfd_utils.precision import resolve_precision
 from dfd_utils.processes import on_main, processes
 from dfd_utils.progress import Progress
 from dfd_utils.recipe import Training, prepare
 from dfd_utils.run import (
+    as_begun,
     configuration,
     finish,
+    finished,
     keep_weights,
     locked,
     recover_weights,
     refuse_other_settings,
     write_history,
 )
+from dfd_utils.tuning import tune
 
 
 def fit(
@@ -71,20 +73,25 @@ def fit(
 
         def open_run() -> tuple[Profile, bool]:
             held.enter_context(locked(out))
-            resolved = resolve_precision(model_name, profile, log)
+            images = profile.epochs * len(load_split(data, SPLITS[0]))
+            resolved = tune(model_name, as_begun(out, profile), images, log)
             config = configuration(model_name, data, resolved)
             refuse_other_settings(out / "config.json", config)
-            done = _finished(out, resolved)
+            done = finished(out, resolved)
             if not done:
                 write_whole(out / "config.json", json.dumps(config, indent=2) + "\n")
             return resolved, done
 
-        profile, finished = on_main(open_run)
-        if finished:
+        profile, done = on_main(open_run)
+        if done:
             log(f"{out.name}: already trained, nothing to do")
         else:
             with Watch(profile) as watch:
-                _train(prepare(model_name, data, profile, log), out, profile, watch, log)
+                training = prepare(model_name, data, profile, log)
+                state = TrainingState(training.accelerator)
+                with CheckpointWriter(training.accelerator, state, out, log) as writer:
+                    _train(training, state, writer, profile, watch, log)
+                on_main(finish, state.rows, out, model_name, profile)
         return on_main(pd.read_csv, out / "history.csv")
 
 
@@ -92,18 +99,15 @@ def _silent(line: str) -> None:
     pass
 
 
-def _finished(out: Path, profile: Profile) -> bool:
-    described = out / "model.json"
-    if not described.is_file():
-        return False
-    return json.loads(described.read_text()).get("epochs", profile.epochs) >= profile.epochs
-
-
 def _train(
-    training: Training, out: Path, profile: Profile, watch: Watch, log: Callable[[str], None]
+    training: Training,
+    state: TrainingState,
+    writer: CheckpointWriter,
+    profile: Profile,
+    watch: Watch,
+    log: Callable[[str], None],
 ) -> None:
-    accelerator, averaged = training.accelerator, training.averaged
-    state = TrainingState(accelerator)
+    accelerator, averaged, out = training.accelerator, training.averaged, writer.out
     accelerator.register_for_checkpointing(averaged, state)
     load_checkpoint(accelerator, state, out, log)
     on_main(recover_weights, state.rows, out)
@@ -112,12 +116,13 @@ def _train(
     progress = Progress(out.name, profile.epochs, steps, profile.batch_size, watch.deadline, shown)
 
     def save() -> None:
-        save_checkpoint(accelerator, state, out, log)
+        writer.save()
         watch.saved()
 
     def stop(verdict: int | None = None) -> None:
         progress.end()
         save()
+        writer.wait()
         last = next(iter(checkpoints(out)), None)
         place = f"checkpoint {last.name}" if last else "the beginning"
         watch.end(
@@ -167,7 +172,6 @@ def _train(
         verdict = watch.verdict(0)
         if verdict > SAVE and len(state.rows) < profile.epochs:
             stop(verdict)
-    on_main(finish, state.rows, out, training.model_name, profile)
 
 
 def train_one_epoch(
@@ -178,21 +182,20 @@ def train_one_epoch(
     A resumed epoch begins after the batches that the state has counted; their images are not
     read again. `after_step` is called when a step is done and counted in the state.
     """
-    accelerator, loader, model = training.accelerator, training.train_loader, training.model
+    accelerator, loader = training.accelerator, training.train_loader
     loader.dataset.epoch = state.epoch
     loader.set_epoch(state.epoch)
-    model.train()
+    training.model.train()
     batches = skip_first_batches(loader, state.step) if state.step else loader
     begun = time.perf_counter()
     for images, labels in batches if state.step < len(loader) else ():
         training.optimizer.zero_grad(set_to_none=True)
-        loss = training.criterion(model(images), labels)
-        accelerator.backward(loss)
+        loss = training.backward(images, labels)
         training.optimizer.step()
         training.lr_scheduler.step()
-        training.averaged.update_parameters(accelerator.unwrap_model(model))
+        training.averaged.update_parameters(accelerator.unwrap_model(training.model))
         # Summed on the device: no wait for it at each step.
-        state.loss_sum += loss.detach() * len(labels)
+        state.loss_sum += loss * len(labels)
         state.images += len(labels)
         state.step += 1
         state.seconds += time.perf_counter() - begun
