@@ -56,7 +56,7 @@ RECIPES = {
     "course": Recipe(COURSE),
     "best epoch": Recipe(COURSE, best_epoch=True),
     "flip at test": Recipe(COURSE, flip_at_test=True),
-    "AdamW, warm-up": Recipe(COURSE | {"weight_decay": 0.05, "warmup_steps": 50}),
+    "AdamW and warm-up": Recipe(COURSE | {"weight_decay": 0.05, "warmup_steps": 50}),
     "weight averaging": Recipe(COURSE | {"ema_decay": 0.99}),
     "label smoothing": Recipe(COURSE | {"label_smoothing": 0.1}),
     "flip": Recipe(COURSE, flip=True),
