@@ -7,7 +7,6 @@ for memory settings hold for a whole process, and take turns.
 
 import dataclasses
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from statistics import median
 from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import simplejpeg
 import torch
 from torch.utils.data import DataLoader
@@ -60,22 +60,54 @@ def bench(
         architecture(name)
     check_layout(data)
     rows = []
-    for name in models:
-        chosen = tune(name, profile, log=log)
-        for phase in ("train", "score"):
-            rates = _in_turn(name, phase, data, chosen, batches, rounds)
-            rows.append(_row(name, phase, rates, "images/s"))
+    with _Sides(rounds) as sides:
+        for name in models:
+            chosen = tune(name, profile, log=log)
+            for phase, function in (("train", _train), ("score", _score)):
+                ours = function, name, data, chosen, batches
+                reference = _reference, phase, name, data, profile.image_size, batches
+                rates = sides.rates((*ours, False), reference, (*ours, True))
+                rows.append(_row(name, phase, rates, "images/s"))
+                log(_told(rows[-1]))
+        augmented = dataclasses.replace(profile, degradation_probability=1.0)
+        for name, chosen in (("no model", None), ("no model, augmented", augmented)):
+            size = profile.image_size
+            ours, reference = (_load_ours, data, chosen, size), (_load_reference, data, size)
+            rates = sides.rates(ours, reference, (_decode, data))
+            rows.append(_row(name, "load", rates, "images/CPU-s"))
             log(_told(rows[-1]))
-    augmented = dataclasses.replace(profile, degradation_probability=1.0)
-    for name, chosen in (("no model", None), ("no model, augmented", augmented)):
-        sides = {
-            "ours": (_load_ours, data, chosen, profile.image_size),
-            "reference": (_load_reference, data, profile.image_size),
-            "limit": (_decode, data),
-        }
-        rows.append(_row(name, "load", _rates(sides, rounds), "images/CPU-s"))
-        log(_told(rows[-1]))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+class _Sides:
+    """Two processes that take turns: the reference's and ours, which measures the limit, too."""
+
+    def __init__(self, rounds: int):
+        spawn = multiprocessing.get_context("spawn")
+        self.reference, self.ours = (ProcessPoolExecutor(1, spawn) for _ in range(2))
+        self.rounds = rounds
+
+    def __enter__(self) -> "_Sides":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reference.shutdown()
+        self.ours.shutdown()
+
+    def rates(self, ours: tuple, reference: tuple, limit: tuple) -> tuple[float, float, float]:
+        """Call each side's function with its arguments, in turn; return the medians."""
+        calls = (self.ours, ours), (self.reference, reference), (self.ours, limit)
+        rounds = [
+            [pool.submit(*call).result() for pool, call in calls] for _ in range(self.rounds + 1)
+        ]
+        # The first round makes models and fills caches.
+        return tuple(median(column) for column in zip(*rounds[1:], strict=True))
+
+
+def _row(model: str, phase: str, rates: tuple[float, float, float], unit: str) -> dict:
+    ours, reference, limit = rates
+    values = model, phase, ours, reference, limit, unit, ours / reference, ours / limit
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -87,38 +119,6 @@ def markdown(table: pd.DataFrame) -> str:
     )
     lines = [shown.columns.str.replace("_", " "), ["---"] * len(COLUMNS), *shown.to_numpy()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _in_turn(
-    name: str, phase: str, data: Path, profile: Profile, batches: int, rounds: int
-) -> dict[str, list[float]]:
-    ours = (name, data, profile, batches)
-    sides = {
-        "ours": (_train if phase == "train" else _score, *ours),
-        "limit": (_train_limit if phase == "train" else _score_limit, *ours),
-        "reference": (_reference, phase, name, data, profile.image_size, batches),
-    }
-    return _rates(sides, rounds)
-
-
-def _rates(sides: dict[str, tuple], rounds: int) -> dict[str, list[float]]:
-    """Call each side's function in turn; return the rates of all rounds, the first left out."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn) as other, ProcessPoolExecutor(1, spawn) as own:
-        pools = {side: other if side == "reference" else own for side in sides}
-        rates = {side: [] for side in sides}
-        for number in range(rounds + 1):  # the first round makes models, and fills caches
-            for side, (function, *arguments) in sides.items():
-                rate = pools[side].submit(function, *arguments).result()
-                if number:
-                    rates[side].append(rate)
-    return rates
-
-
-def _row(model: str, phase: str, rates: dict[str, list[float]], unit: str) -> dict:
-    ours, reference, limit = (median(rates[side]) for side in ("ours", "reference", "limit"))
-    values = model, phase, ours, reference, limit, unit, ours / reference, ours / limit
-    return dict(zip(COLUMNS, values, strict=True))
 
 
 def _told(row: dict) -> str:
@@ -172,36 +172,30 @@ class _OnDevice:
         return iter([self.batch] * self.batches)
 
 
-def _train(name: str, data: Path, profile: Profile, batches: int) -> float:
-    return _epoch(_training(name, data, profile), batches)
-
-
-def _train_limit(name: str, data: Path, profile: Profile, batches: int) -> float:
+def _train(name: str, data: Path, profile: Profile, batches: int, on_device: bool) -> float:
     training = _training(name, data, profile)
-    on_device = _OnDevice(training.train_loader, batches)
-    return _epoch(dataclasses.replace(training, train_loader=on_device), batches)
+    if on_device:
+        loader = _OnDevice(training.train_loader, batches)
+        training = dataclasses.replace(training, train_loader=loader)
+    return _epoch(training, batches)
 
 
-def _score(name: str, data: Path, profile: Profile, batches: int) -> float:
-    return _scored(_training(name, data, profile), _scoring_loader(name, data, profile, batches))
-
-
-def _score_limit(name: str, data: Path, profile: Profile, batches: int) -> float:
+def _score(name: str, data: Path, profile: Profile, batches: int, on_device: bool) -> float:
     loader = _scoring_loader(name, data, profile, batches)
-    return _scored(_training(name, data, profile), _OnDevice(loader, len(loader)))
+    if on_device:
+        loader = _OnDevice(loader, len(loader))
+    training = _training(name, data, profile)
+    start = time.perf_counter()
+    labels, _ = evaluate_epoch(training.averaged.module, loader, training.accelerator)
+    return len(labels) / (time.perf_counter() - start)
 
 
+@cache
 def _scoring_loader(name: str, data: Path, profile: Profile, batches: int) -> DataLoader:
     """Make a loader of Train images, for Validation may be too small to measure on."""
     size = 2 * profile.batch_size
     dataset = load_split(data, SPLITS[0], eval_transform(profile.image_size)).every(batches * size)
     return _training(name, data, profile).accelerator.prepare(data_loader(dataset, size))
-
-
-def _scored(training: Training, loader: DataLoader) -> float:
-    start = time.perf_counter()
-    labels, _ = evaluate_epoch(training.averaged.module, loader, training.accelerator)
-    return len(labels) / (time.perf_counter() - start)
 
 
 @cache
@@ -223,18 +217,24 @@ def _load_reference(data: Path, image_size: int) -> float:
     return len(files) / course_loop.load(files, image_size)
 
 
-def _load_ours(data: Path, profile: Profile | None, image_size: int) -> float:
+@cache
+def _loader(data: Path, profile: Profile | None, image_size: int) -> DataLoader:
     transform = train_transform(profile) if profile else eval_transform(image_size)
     dataset = load_split(data, SPLITS[0], transform, seed=0).every(LOADED)
+    return data_loader(dataset, 32, num_workers=1)
+
+
+def _load_ours(data: Path, profile: Profile | None, image_size: int) -> float:
+    loader = _loader(data, profile, image_size)
     start = _cpu_seconds()
-    images = sum(len(labels) for _, labels in data_loader(dataset, 32, num_workers=1))
+    images = sum(len(labels) for _, labels in loader)
     return images / (_cpu_seconds() - start)
 
 
 def _cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
-    both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
-    return sum(sum(resource.getrusage(who)[:2]) for who in both)
+    """CPU time of this process and of its workers, which live on between two passes."""
+    workers = psutil.Process().children(recursive=True)
+    return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in workers)
 
 
 def _decode(data: Path) -> float:

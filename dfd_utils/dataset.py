@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from dfd_utils.config import BUILD_DIR, CLASSES, SPLITS, UserError
 from dfd_utils.images import IMAGE_KINDS, image_entries, read_pixels
 from dfd_utils.memory import PREFETCHED, fit_shared_memory, keep_freed_memory
+from dfd_utils.workers import end_with_parent, worker_context
 
 SHARED_MEMORY = Path("/dev/shm")  # where worker processes hand their batches over, on Linux
 
@@ -51,7 +52,7 @@ class DeepFakeDataset(Dataset):
         self.folder = Path(folder)
         self.transform = transform
         self.seed = seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it
         names, labels = [], []
         for label, class_name in enumerate(CLASSES):
             found = [f"{class_name}/{name}" for name in _image_names(self.folder / class_name)]
@@ -63,6 +64,15 @@ class DeepFakeDataset(Dataset):
         # Arrays, not lists: worker processes share their memory instead of copying it.
         self.names = np.array([name.encode() for name in names])
         self.labels = np.array(labels)
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch; set it between two passes."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -154,6 +164,7 @@ def data_loader(
                 f"{workers} and {waiting}; in Docker, --shm-size=2g gives full speed",
                 file=sys.stderr,
             )
+    context = worker_context("dfd_utils.dataset", "dfd_utils.transforms") if workers else None
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -162,9 +173,16 @@ def data_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=waiting if workers else None,
+        persistent_workers=workers > 0,
+        multiprocessing_context=context,
         collate_fn=_collate,
-        worker_init_fn=keep_freed_memory,
+        worker_init_fn=_begin_worker,
     )
+
+
+def _begin_worker(number: int) -> None:
+    keep_freed_memory()
+    end_with_parent()
 
 
 def _collate(items: list) -> list:

@@ -1,6 +1,5 @@
 """The image files of a data set and their measurements, made on all cores and kept."""
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.images import image_entries
 from dfd_utils.measure import RECORD, VERSION, measure_files
+from dfd_utils.workers import worker_context
 
 CHUNK = 64  # images a task of a worker process
 
@@ -85,10 +85,7 @@ def _run(jobs: list[list[str]], processes: int) -> Iterator[np.ndarray]:
     if processes == 1:
         yield from map(measure_files, jobs)
         return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:  # imports once for all workers; the second is imagehash's own
-        context.set_forkserver_preload(["dfd_utils.measure", "scipy.fftpack"])
+    context = worker_context("dfd_utils.measure", "scipy.fftpack")  # the second is imagehash's own
     try:
         with ProcessPoolExecutor(processes, context) as pool:
             yield from pool.map(measure_files, jobs)

@@ -7,7 +7,7 @@ PREFETCHED = 4  # batches that wait for the model, a worker
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def keep_freed_memory(*_: object) -> None:
+def keep_freed_memory() -> None:
     """Let the process keep freed memory for the next step; no effect without glibc.
 
     By default glibc gives every large block back to the kernel, which hands it out again page by

@@ -1,6 +1,8 @@
 """How models hold up on degraded images."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +72,8 @@ def _kept(path: Path, key: str) -> pd.DataFrame | None:
 def _scored(
     folders: list[Path], size: int, data: Path, split: str, severities: tuple, images: int
 ) -> dict[Path, pd.DataFrame]:
-    versions, resize = conditions(severities), transforms.eval_transform(size)
-
-    def transform(image: torch.Tensor) -> torch.Tensor:
-        """Return every version of an image, uint8 `[V, 3, S, S]`."""
-        return torch.stack([
-            resize(transforms.degrade(image, name, severity) if severity else image)
-            for name, severity in versions
-        ])  # fmt: skip
-
+    versions = conditions(severities)
+    transform = partial(_every_version, versions, transforms.eval_transform(size))
     dataset = load_split(data, split, transform, seed=0).every(images)
     loaded = {folder: load_model(folder) for folder in folders}
     ready = {}
@@ -102,6 +97,16 @@ def _scored(
         )
         for folder, (_, _, margins) in ready.items()
     }
+
+
+def _every_version(
+    versions: list[tuple[str, int]], resize: Callable, image: torch.Tensor
+) -> torch.Tensor:
+    """Return every version of an image, uint8 `[V, 3, S, S]`."""
+    return torch.stack([
+        resize(transforms.degrade(image, name, severity) if severity else image)
+        for name, severity in versions
+    ])  # fmt: skip
 
 
 def degradation_table(predictions: pd.DataFrame) -> pd.DataFrame:

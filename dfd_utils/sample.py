@@ -6,7 +6,6 @@ the swap tells the two apart.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.face import SIZE, noise
 from dfd_utils.portrait import PERSON, SCENE, Portrait, draw, photograph
+from dfd_utils.workers import worker_context
 
 VERSION = 1  # raise it whenever the same seed gives other pictures
 MARKER = "sample.json"
@@ -147,10 +147,7 @@ def _write_images(folder: Path, counts: dict, seed: int, processes: int | None) 
         for _ in tqdm(map(_write_image, jobs), **progress):
             pass
         return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:  # torch is imported once, not once a worker
-        context.set_forkserver_preload(["dfd_utils.transforms", "dfd_utils.sample"])
+    context = worker_context("dfd_utils.dataset", "dfd_utils.transforms", "dfd_utils.sample")
     with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
         for _ in tqdm(pool.map(_write_image, jobs, chunksize=8), **progress):
             pass
