@@ -81,6 +81,7 @@ class CheckpointWriter:
         self._partial = out / "checkpoint" / ".partial"
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future | None = None
+        self._tell: Callable[[], None] | None = None
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -89,8 +90,11 @@ class CheckpointWriter:
         self.wait()
         self._thread.shutdown()
 
-    def save(self) -> None:
-        """Write the state as it is now; its seconds are counted in the state."""
+    def save(self, tell: Callable[[], None] = lambda: None) -> None:
+        """Write the state as it is now; its seconds are counted in the state.
+
+        `tell` is called when it is in its place, in the main process: by `poll` or `wait`.
+        """
         start = time.perf_counter()
         self.wait()
         self.state.gather()
@@ -99,27 +103,32 @@ class CheckpointWriter:
             problem = _attempt(self.accelerator.save_state, str(self._partial))
             self.accelerator.wait_for_everyone()
             problem = on_main(lambda: problem)
-        if problem:
-            self._failed(problem)
-        elif self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
+            self._tell = tell
             name = f"epoch_{self.state.epoch:03}_step_{self.state.step:07}"
             place = self._partial.with_name(name)
-            self._pending = self._thread.submit(_attempt, _put_in_place, self._partial, place)
+            self._pending = self._thread.submit(
+                lambda: problem or _attempt(_put_in_place, self._partial, place)
+            )
         self.state.checkpoint_seconds += time.perf_counter() - start
+
+    def poll(self) -> None:
+        """Tell of the last checkpoint if it is in its place by now."""
+        if self._pending and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Wait until the last checkpoint is in its place."""
         pending, self._pending = self._pending, None
-        if pending and (problem := pending.result()):
-            self._failed(problem)
-
-    def _failed(self, problem: str) -> None:
-        if self.accelerator.is_main_process:
+        if not pending:
+            return
+        if problem := pending.result():
             _clear(self._partial)
-        self.log(
-            f"{self.out.name}: no checkpoint could be written ({problem}); "
-            "the last good one is kept"
-        )
+            self.log(
+                f"{self.out.name}: no checkpoint could be written ({problem}); "
+                "the last good one is kept"
+            )
+        self._tell()
 
 
 def load_checkpoint(

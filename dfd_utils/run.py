@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -149,6 +149,20 @@ def write_history(rows: list[dict], out: Path) -> None:
     # A run that falls back to the checkpoint before may lose its last epoch, and have it anew.
     wanted = [_epoch_folder(out, best["epoch"]) for best in (_best(rows), _best(rows[:-1] or rows))]
     _drop_weights(out, wanted)
+
+
+def tell_epoch(
+    rows: list[dict], saving: float, out: Path, epochs: int, log: Callable[[str], None]
+) -> None:
+    """Write history.csv and log its last epoch."""
+    write_history(rows, out)
+    row = rows[-1]
+    log(
+        f"{out.name} epoch {row['epoch']}/{epochs}: training loss {row['training_loss']:.3f}, "
+        f"Validation AUC {row['auc']:.3f}, accuracy {row['accuracy']:.3f}, "
+        f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s, "
+        f"{saving:.1f} s of them for checkpoints"
+    )
 
 
 def finish(rows: list[dict], out: Path, name: str, profile: Profile) -> None:

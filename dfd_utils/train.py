@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from dfd_utils.run import (
     locked,
     recover_weights,
     refuse_other_settings,
-    write_history,
+    tell_epoch,
 )
 from dfd_utils.tuning import tune
 
@@ -115,8 +116,8 @@ def _train(
     shown = log if accelerator.is_main_process else None
     progress = Progress(out.name, profile.epochs, steps, profile.batch_size, watch.deadline, shown)
 
-    def save() -> None:
-        writer.save()
+    def save(tell: Callable[[], None] = lambda: None) -> None:
+        writer.save(tell)
         watch.saved()
 
     def stop(verdict: int | None = None) -> None:
@@ -133,6 +134,7 @@ def _train(
 
     def after_step() -> None:
         progress.step(state)
+        writer.poll()
         verdict = watch.verdict(state.step)
         if verdict == SAVE:
             save()
@@ -159,16 +161,8 @@ def _train(
         row["seconds"] = state.seconds + saving + time.perf_counter() - start
         state.rows.append(row)
         state.begin_epoch()
-        save()
-        # What this checkpoint cost it cannot hold itself.
-        saving, state.checkpoint_seconds = saving + state.checkpoint_seconds, 0.0
-        on_main(write_history, state.rows, out)
-        log(
-            f"{out.name} epoch {row['epoch']}/{profile.epochs}: training loss {training_loss:.3f}, "
-            f"Validation AUC {row['auc']:.3f}, accuracy {row['accuracy']:.3f}, "
-            f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s, "
-            f"{saving:.1f} s of them for checkpoints"
-        )
+        # An epoch that was told of is not lost: it is told of when its checkpoint is in its place.
+        save(partial(tell_epoch, list(state.rows), saving, out, profile.epochs, log))
         verdict = watch.verdict(0)
         if verdict > SAVE and len(state.rows) < profile.epochs:
             stop(verdict)
