@@ -179,19 +179,6 @@ def describe(
     }
 
 
-def energy(logits: Tensor) -> Tensor:
-    """Return the energy score `[N]` of logits `[N, 2]`; the higher, the less like the training.
-
-    Minus the logarithm of the sum of exponentials: Liu et al. 2020, at temperature 1.
-    """
-    return -logits.double().logsumexp(-1)
-
-
-def energy_threshold(logits: Tensor) -> float:
-    """Return the energy that 99 % of Validation's images, by their logits `[N, 2]`, stay below."""
-    return float(energy(torch.as_tensor(logits)).quantile(0.99))
-
-
 def load_model(path: str | Path) -> tuple[Detector, dict]:
     """Load a model in eval mode with its description; runs no code from its files.
 

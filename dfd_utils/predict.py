@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dfd_utils import explain, transforms
 from dfd_utils.config import BUILD_DIR, CLASSES, UserError
 from dfd_utils.dataset import data_loader
-from dfd_utils.models import Detector, energy, find_models, load_model
+from dfd_utils.models import Detector, find_models, load_model
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
@@ -116,10 +116,9 @@ def stream(
                 logits = network(images).double()
             names = [(start + int(i), files[start + int(i)]) for i in positions]
             scores = torch.sigmoid((logits[:, 1] - logits[:, 0]) / description["temperature"])
-            values = zip(scores.tolist(), energy(logits).tolist(), strict=True)
             rows = [
-                _row(name, *value, *told, description)
-                for (_, name), value, *told in zip(names, values, errors, warnings, strict=True)
+                _row(name, *told, description["threshold"])
+                for (_, name), *told in zip(names, scores.tolist(), errors, warnings, strict=True)
             ]
             if explanations:
                 maps = explain.heat_maps(network, description, images)
@@ -133,16 +132,12 @@ def stream(
             bar.update(len(rows))
 
 
-def _row(path: str, score: float, far: float, error: str, warning: str, description: dict) -> dict:
-    threshold = description["threshold"]
+def _row(path: str, score: float, error: str, warning: str, threshold: float) -> dict:
     if error:
-        return dict(zip(COLUMNS, (path, None, None, threshold, error, None), strict=True))
-    told = [warning] if warning else []
-    if far > description.get("energy_threshold", float("inf")):
-        told.append("unlike the pictures of the training, or undecided")
-    label = CLASSES[int(score >= threshold)]
-    row = (path, label, score, threshold, None, "; ".join(told) or None)
-    return dict(zip(COLUMNS, row, strict=True))
+        told = (None, None, threshold, error, None)
+    else:
+        told = (CLASSES[int(score >= threshold)], score, threshold, None, warning or None)
+    return dict(zip(COLUMNS, (path, *told), strict=True))
 
 
 def choose_model(model: str | Path | None = None) -> Path:

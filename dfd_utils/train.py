@@ -21,7 +21,7 @@ from dfd_utils.checkpoint import TrainingState, checkpoints, load_checkpoint, sa
 from dfd_utils.config import Profile, UserError, write_whole
 from dfd_utils.dataset import check_layout
 from dfd_utils.interrupt import GO_ON, SAVE, Interrupted, Watch
-from dfd_utils.models import architecture, energy_threshold
+from dfd_utils.models import architecture
 from dfd_utils.precision import resolve_precision
 from dfd_utils.processes import on_main, processes
 from dfd_utils.progress import Progress
@@ -238,5 +238,4 @@ def _judged(training: Training) -> dict:
         "auc": judged["auc"],
         "temperature": temperature,
         "threshold": metrics.choose_threshold(labels, expit(margin / temperature)),
-        "energy_threshold": energy_threshold(logits),
     }

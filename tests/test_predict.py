@@ -252,33 +252,6 @@ def test_a_picture_of_one_colour_is_warned_of(tmp_path, run, faces):
     assert "one colour" not in (face["warning"] or "")
 
 
-def test_energy_beyond_validations_is_warned_of(trained_run, faces, tmp_path):
-    network, description = models.load_model(trained_run / "resnet50")
-    resized = torchvision.transforms.v2.Resize((32, 32))(pictures.read_picture(faces[0]))
-    with torch.inference_mode():
-        logits = network(resized[None])[0].double()
-    energy = -np.log(np.exp(logits.numpy()).sum())
-    for threshold, warned in ((energy - 0.01, True), (energy + 0.01, False)):
-        (row,) = predict.stream(
-            faces[:1], network, description | {"energy_threshold": float(threshold)}
-        )
-        assert ("unlike" in (row["warning"] or "")) is warned
-    del description["energy_threshold"]  # a model of before
-    (row,) = predict.stream(faces[:1], network, description)
-    assert row["warning"] is None
-
-
-def test_energy_threshold_is_validations_percentile(trained_run, easy_data):
-    network, description = models.load_model(trained_run / "resnet50")
-    files = sorted((easy_data / "Validation").rglob("*.jpg"))
-    resize = torchvision.transforms.v2.Resize((32, 32))
-    batch = torch.stack([resize(pictures.read_picture(file)) for file in files])
-    with torch.inference_mode():
-        logits = network(batch).double().numpy()
-    energies = -np.log(np.exp(logits).sum(1))
-    assert description["energy_threshold"] == pytest.approx(np.quantile(energies, 0.99), abs=1e-3)
-
-
 def test_csv_reads_back_and_text_is_a_line_an_input(tmp_path, run, faces):
     odd = tmp_path / 'a,"b.jpg'
     shutil.copy(faces[0], odd)
