@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
@@ -177,6 +178,15 @@ def describe(
         "temperature": temperature,
         "threshold": threshold,
     }
+
+
+def fused(model: Detector) -> Detector:
+    """Return a copy in eval mode with each batch normalisation folded into its convolution.
+
+    Gives the same logits, to rounding, a tenth to a quarter faster on a CPU. For scoring alone:
+    it cannot be trained, and Grad-CAM does not find its layers.
+    """
+    return Detector(fuse(model.backbone)).eval()
 
 
 def load_model(path: str | Path) -> tuple[Detector, dict]:

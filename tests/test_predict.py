@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from matplotlib import cbook
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from dfd_utils import cli, explain, models, pictures, predict
 from dfd_utils.config import UserError
@@ -245,11 +247,20 @@ def test_rows_hold_the_contract_and_tiny_pictures_a_warning(tmp_path, run, faces
     assert not (good["warning"] or "").startswith("tiny")
 
 
-def test_a_picture_of_one_colour_is_warned_of(tmp_path, run, faces):
+def test_pictures_without_a_face_are_warned_of(tmp_path, run):
+    """Two scenes and one colour, against the portrait of Grace Hopper."""
+    photographs = load_sample_images().images
+    for name, pixels in (("temple", photographs[0]), ("flower", photographs[1])):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     Image.new("RGB", (60, 60), (200, 150, 120)).save(tmp_path / "flat.png")
-    _, (flat, face) = run(tmp_path / "flat.png", faces[0])
-    assert "one colour" in flat["warning"]
-    assert "one colour" not in (face["warning"] or "")
+    with cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as portrait:
+        portrait.crop((110, 60, 410, 360)).save(tmp_path / "portrait.png")
+    _, (flat, flower, face, temple) = run(tmp_path)
+    for row in (flat, flower, temple):
+        assert "no face" in row["warning"]
+    assert face["warning"] is None
+    _, rows = run("--no-face-check", tmp_path)
+    assert [row["warning"] for row in rows] == [None] * 4
 
 
 def test_csv_reads_back_and_text_is_a_line_an_input(tmp_path, run, faces):
@@ -320,8 +331,8 @@ def test_nothing_is_overwritten_or_mixed(tmp_path, run, faces, trained_run, caps
 
 
 def test_two_processes_give_the_rows_of_one(tmp_path, model, faces, run):
-    """Seventy inputs make two batches, the second one short; every seventh cannot be read."""
-    inputs = [faces[i % len(faces)] if i % 7 else f"no{i}.jpg" for i in range(70)]
+    """140 inputs make two batches, the second one short; every seventh cannot be read."""
+    inputs = [faces[i % len(faces)] if i % 7 else f"no{i}.jpg" for i in range(140)]
     listing = tmp_path / "list"
     listing.write_text("\n".join(inputs))
     _, expected = run(*inputs)
