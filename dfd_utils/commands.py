@@ -116,7 +116,7 @@ def predict(options: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")
     failed = write_predictions(
         options.paths, options.model, options.format, options.output, options.resume,
-        options.explain, not options.no_face_check,
+        options.explain, options.face_check,
     )  # fmt: skip
     return 3 if failed else 0
 

@@ -19,6 +19,7 @@ from dfd_utils.precision import make_accelerator
 
 BATCH_SIZE = 128
 FEW = 64  # pictures that are not worth worker processes
+SEARCHED = 1000  # pictures; of more, faces are not searched for: it takes longer than scoring
 COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
 TINY = 0.5  # warned of: a shorter side below this share of the model's image size
 
@@ -51,7 +52,7 @@ class PicturesDataset(Dataset):
         if min(height, width) < TINY * self.image_size:
             yield f"tiny: {width} x {height} pixels, the model looks at {self.image_size}"
         if self.find_faces and not shows_face(resized):
-            yield "no face found, and without one the score means nothing"
+            yield "no face found: the score may mean nothing"
 
 
 def predict(
@@ -83,7 +84,7 @@ def stream(
     start: int = 0,
     explanations: Path | None = None,
     progress: bool = False,
-    find_faces: bool = True,
+    find_faces: bool | None = None,
 ) -> Iterator[dict]:
     """Yield a row (`COLUMNS`) for each of `files` from position `start` on, in order.
 
@@ -97,10 +98,12 @@ def stream(
         start: how many of `files` to pass over.
         explanations: a folder; gets `<position>_<name>.png` for each picture, with the heat map.
         progress: show a bar on standard error, if that is a terminal.
-        find_faces: warn where no face is found; that takes 2 ms of a core a picture.
+        find_faces: warn where no face is found; None: if there are no more than `SEARCHED` files.
     """
     if start == len(files):
         return
+    if find_faces is None:
+        find_faces = len(files) <= SEARCHED
     accelerator = make_accelerator(description["precision"])
     dataset = PicturesDataset(files[start:], description["image_size"], find_faces)
     workers = 0 if len(dataset) <= FEW else min(8, torch.get_num_threads())
@@ -154,17 +157,7 @@ def choose_model(model: str | Path | None = None) -> Path:
     path = BUILD_DIR / "runs" if model is None else Path(model)
     if (path / "model.json").is_file() or path.is_file():
         return path
-    return default_model(path)
-
-
-def default_model(runs: Path | None = None) -> Path:
-    """Return the model of the newest run that did best on Validation (highest AUC).
-
-    Raises:
-        UserError: nothing was trained yet.
-    """
-    runs = runs or BUILD_DIR / "runs"
-    folders = find_models(runs)
+    folders = find_models(path)
     newest = max(folders, key=lambda folder: (folder / "model.json").stat().st_mtime).parent
     return max((f for f in folders if f.parent == newest), key=_validation_auc)
 

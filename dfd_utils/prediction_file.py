@@ -23,7 +23,7 @@ def write_predictions(
     output: Path | None = None,
     resume: bool = False,
     explanations: Path | None = None,
-    find_faces: bool = True,
+    find_faces: bool | None = None,
 ) -> int:
     """Call every picture Real or Fake, a row an input in order; return how many failed.
 

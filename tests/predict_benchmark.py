@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +120,16 @@ def measure_speed(model: Path, files: list[str], images: int, work: Path) -> lis
     size, cores = description["image_size"], torch.get_num_threads()
     few, many = (link(files, work / str(n), n) for n in (images // 10, images))
     rows = []
-    for options in ((), ("--no-face-check",)):
+    for option in ("--no-face-check", "--face-check"):
         before = network_rate(model)
-        start, _ = predicted(few, model, *options)
-        seconds, memory = predicted(many, model, *options)
+        start, _ = predicted(few, model, option)
+        seconds, memory = predicted(many, model, option)
         network = (before + network_rate(model)) / 2  # the machine varies
-        reading = reading_ms(files, size, not options)
+        reading = reading_ms(files, size, option == "--face-check")
         shared = cores / (cores / network + reading / 1000)  # both on the same cores
         reached = (images - images // 10) / (seconds - start)
         rows.append({
-            f"{description['architecture']}, {size} px": " ".join(options) or "as it is",
+            f"{description['architecture']}, {size} px": option,
             "network alone, images/s": round(network),
             "reading, core-ms an image": round(reading, 2),
             "limit of both on these cores": round(shared),
@@ -174,17 +175,15 @@ def measure_onnx(folder: Path, files: list[str], work: Path) -> dict:
         return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
     row = {"model": f"{description['architecture']}, {description['image_size']} px"}
+    callers = (network, fused(network), theirs)
     with torch.inference_mode():
         differences = [(network(b) - theirs(b)).abs().max().item() for b in images.split(64)]
         row["largest difference of logits"] = f"{max(differences):.1e}"
         row["size"] = f"{out.stat().st_size / 1e6:.1f} MB"
         for n in (1, 64):
-            rates = [
-                rate(lambda c=c, n=n: c(images[:n]), n) for c in (network, fused(network), theirs)
-            ]
-            row[f"batch {n}: torch / fused / onnxruntime, images/s"] = " / ".join(
-                f"{value:.0f}" for value in rates
-            )
+            rates = [rate(partial(call, images[:n]), n) for call in callers]
+            key = f"images/s of torch / fused / onnxruntime, batch {n}"
+            row[key] = " / ".join(f"{value:.0f}" for value in rates)
     return row
 
 

@@ -247,7 +247,7 @@ def test_rows_hold_the_contract_and_tiny_pictures_a_warning(tmp_path, run, faces
     assert not (good["warning"] or "").startswith("tiny")
 
 
-def test_pictures_without_a_face_are_warned_of(tmp_path, run):
+def test_pictures_without_a_face_are_warned_of(tmp_path, run, monkeypatch):
     """Two scenes and one colour, against the portrait of Grace Hopper."""
     photographs = load_sample_images().images
     for name, pixels in (("temple", photographs[0]), ("flower", photographs[1])):
@@ -261,6 +261,11 @@ def test_pictures_without_a_face_are_warned_of(tmp_path, run):
     assert face["warning"] is None
     _, rows = run("--no-face-check", tmp_path)
     assert [row["warning"] for row in rows] == [None] * 4
+    monkeypatch.setattr(predict, "SEARCHED", 3)  # these are four
+    _, rows = run(tmp_path)
+    assert [row["warning"] for row in rows] == [None] * 4
+    _, rows = run("--face-check", tmp_path)
+    assert sum(row["warning"] is not None for row in rows) == 3
 
 
 def test_csv_reads_back_and_text_is_a_line_an_input(tmp_path, run, faces):
@@ -284,8 +289,8 @@ def test_in_python_a_frame_of_the_same(faces, model, run):
 
 
 def test_a_runs_folder_means_its_best_model(trained_run):
-    best = predict.default_model(trained_run)
-    assert predict.choose_model(trained_run) == best
+    best = predict.choose_model(trained_run)
+    assert best.parent == trained_run
     assert predict.choose_model(best) == best
 
 
