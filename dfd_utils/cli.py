@@ -145,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--resume", action="store_true", help="go on after the last row of FILE")
     add.add_argument("--explain", type=Path, metavar="DIR", help="gets a heat map of each picture")
     add.add_argument(
+        "--face-check", action=argparse.BooleanOptionalAction,
+        help="warn where no face is found; default: of up to 1,000 pictures, for it takes time",
+    )  # fmt: skip
+    add.add_argument(
         "paths", nargs="+", metavar="PATH", help="file, folder, 'pattern', or - for standard input"
     )
 

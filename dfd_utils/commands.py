@@ -127,6 +127,8 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
+    # Before torch is imported: its waiting threads leave the cores to those that read pictures.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dfd_utils.prediction_file import write_predictions
 
     if options.resume and not options.output:
@@ -136,7 +138,7 @@ def predict(options: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="surrogateescape")
     failed = write_predictions(
         options.paths, options.model, options.format, options.output, options.resume,
-        options.explain,
+        options.explain, options.face_check,
     )  # fmt: skip
     return 3 if failed else 0
 

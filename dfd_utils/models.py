@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
@@ -189,17 +190,13 @@ def describe(
     }
 
 
-def energy(logits: Tensor) -> Tensor:
-    """Return the energy score `[N]` of logits `[N, 2]`; the higher, the less like the training.
+def fused(model: Detector) -> Detector:
+    """Return a copy in eval mode with each batch normalisation folded into its convolution.
 
-    Minus the logarithm of the sum of exponentials: Liu et al. 2020, at temperature 1.
+    Gives the same logits, to rounding, a tenth to a quarter faster on a CPU. For scoring alone:
+    it cannot be trained, and Grad-CAM does not find its layers.
     """
-    return -logits.double().logsumexp(-1)
-
-
-def energy_threshold(logits: Tensor) -> float:
-    """Return the energy that 99 % of Validation's images, by their logits `[N, 2]`, stay below."""
-    return float(energy(torch.as_tensor(logits)).quantile(0.99))
+    return Detector(fuse(model.backbone)).eval()
 
 
 def load_model(path: str | Path) -> tuple[Detector, dict]:

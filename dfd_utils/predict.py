@@ -12,25 +12,26 @@ from tqdm import tqdm
 from dfd_utils import explain, transforms
 from dfd_utils.config import BUILD_DIR, CLASSES, UserError
 from dfd_utils.dataset import data_loader
-from dfd_utils.models import Detector, energy, find_models, load_model
+from dfd_utils.face_finder import shows_face
+from dfd_utils.models import Detector, find_models, fused, load_model
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
-BATCH_SIZE = 64
+BATCH_SIZE = 128
+FEW = 64  # pictures that are not worth worker processes
+SEARCHED = 1000  # pictures; of more, faces are not searched for: it takes longer than scoring
 COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
-# What is warned of. Of faces in photographs and video, the flattest measured spread over 8 levels.
-TINY = 0.5  # a shorter side below this share of the model's image size
-FLAT = 4.0  # standard deviation of the levels (0 to 255) of the resized picture's widest channel
+TINY = 0.5  # warned of: a shorter side below this share of the model's image size
 
 
-class _Pictures(Dataset):
+class PicturesDataset(Dataset):
     """Pictures by path; what cannot be read comes as a black image with its error.
 
     An item: uint8 `[3, S, S]`, its position, error, warning ("" where there is none).
     """
 
-    def __init__(self, files: Sequence[str], image_size: int):
-        self.files, self.image_size = files, image_size
+    def __init__(self, files: Sequence[str], image_size: int, find_faces: bool = True):
+        self.files, self.image_size, self.find_faces = files, image_size, find_faces
         self.transform = transforms.eval_transform(image_size)
 
     def __len__(self) -> int:
@@ -44,15 +45,14 @@ class _Pictures(Dataset):
             black = torch.zeros(3, size, size, dtype=torch.uint8)
             return black, index, str(error).removeprefix(f"{file}: "), ""
         resized = self.transform(picture)
-        return resized, index, "", "; ".join(_warnings(picture, resized))
+        return resized, index, "", "; ".join(self._warnings(picture, resized))
 
-
-def _warnings(picture: Tensor, resized: Tensor) -> Iterator[str]:
-    (height, width), size = picture.shape[1:], resized.shape[-1]
-    if min(height, width) < TINY * size:
-        yield f"tiny: {width} x {height} pixels, the model looks at {size}"
-    if resized.float().std(dim=(1, 2)).max() < FLAT:
-        yield "nearly one colour: there is no face to see"
+    def _warnings(self, picture: Tensor, resized: Tensor) -> Iterator[str]:
+        height, width = picture.shape[1:]
+        if min(height, width) < TINY * self.image_size:
+            yield f"tiny: {width} x {height} pixels, the model looks at {self.image_size}"
+        if self.find_faces and not shows_face(resized):
+            yield "no face found: the score may mean nothing"
 
 
 def predict(
@@ -84,6 +84,7 @@ def stream(
     start: int = 0,
     explanations: Path | None = None,
     progress: bool = False,
+    find_faces: bool | None = None,
 ) -> Iterator[dict]:
     """Yield a row (`COLUMNS`) for each of `files` from position `start` on, in order.
 
@@ -97,15 +98,19 @@ def stream(
         start: how many of `files` to pass over.
         explanations: a folder; gets `<position>_<name>.png` for each picture, with the heat map.
         progress: show a bar on standard error, if that is a terminal.
+        find_faces: warn where no face is found; None: if there are no more than `SEARCHED` files.
     """
     if start == len(files):
         return
+    if find_faces is None:
+        find_faces = len(files) <= SEARCHED
     accelerator = make_accelerator(description["precision"])
-    dataset = _Pictures(files[start:], description["image_size"])
-    workers = 0 if len(dataset) <= BATCH_SIZE else None  # a few are not worth a worker process
+    dataset = PicturesDataset(files[start:], description["image_size"], find_faces)
+    workers = 0 if len(dataset) <= FEW else min(8, torch.get_num_threads())
     loader = data_loader(dataset, BATCH_SIZE, num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
     network = network.to(accelerator.device)
+    scorer = fused(network)
     bar = tqdm(
         total=len(files), initial=start, unit="img", desc="Predicting",
         disable=None if progress and accelerator.is_main_process else True,
@@ -113,13 +118,12 @@ def stream(
     with bar:
         for images, positions, errors, warnings in loader:
             with torch.inference_mode(), accelerator.autocast():
-                logits = network(images).double()
+                logits = scorer(images).double()
             names = [(start + int(i), files[start + int(i)]) for i in positions]
             scores = torch.sigmoid((logits[:, 1] - logits[:, 0]) / description["temperature"])
-            values = zip(scores.tolist(), energy(logits).tolist(), strict=True)
             rows = [
-                _row(name, *value, *told, description)
-                for (_, name), value, *told in zip(names, values, errors, warnings, strict=True)
+                _row(name, *told, description["threshold"])
+                for (_, name), *told in zip(names, scores.tolist(), errors, warnings, strict=True)
             ]
             if explanations:
                 maps = explain.heat_maps(network, description, images)
@@ -133,16 +137,12 @@ def stream(
             bar.update(len(rows))
 
 
-def _row(path: str, score: float, far: float, error: str, warning: str, description: dict) -> dict:
-    threshold = description["threshold"]
+def _row(path: str, score: float, error: str, warning: str, threshold: float) -> dict:
     if error:
-        return dict(zip(COLUMNS, (path, None, None, threshold, error, None), strict=True))
-    told = [warning] if warning else []
-    if far > description.get("energy_threshold", float("inf")):
-        told.append("unlike the pictures of the training, or undecided")
-    label = CLASSES[int(score >= threshold)]
-    row = (path, label, score, threshold, None, "; ".join(told) or None)
-    return dict(zip(COLUMNS, row, strict=True))
+        told = (None, None, threshold, error, None)
+    else:
+        told = (CLASSES[int(score >= threshold)], score, threshold, None, warning or None)
+    return dict(zip(COLUMNS, (path, *told), strict=True))
 
 
 def choose_model(model: str | Path | None = None) -> Path:
@@ -157,17 +157,7 @@ def choose_model(model: str | Path | None = None) -> Path:
     path = BUILD_DIR / "runs" if model is None else Path(model)
     if (path / "model.json").is_file() or path.is_file():
         return path
-    return default_model(path)
-
-
-def default_model(runs: Path | None = None) -> Path:
-    """Return the model of the newest run that did best on Validation (highest AUC).
-
-    Raises:
-        UserError: nothing was trained yet.
-    """
-    runs = runs or BUILD_DIR / "runs"
-    folders = find_models(runs)
+    folders = find_models(path)
     newest = max(folders, key=lambda folder: (folder / "model.json").stat().st_mtime).parent
     return max((f for f in folders if f.parent == newest), key=_validation_auc)
 

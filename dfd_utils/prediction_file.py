@@ -23,6 +23,7 @@ def write_predictions(
     output: Path | None = None,
     resume: bool = False,
     explanations: Path | None = None,
+    find_faces: bool | None = None,
 ) -> int:
     """Call every picture Real or Fake, a row an input in order; return how many failed.
 
@@ -35,6 +36,7 @@ def write_predictions(
         output: a file that gets the rows, each as soon as it is known; None: standard output.
         resume: go on after the last row of `output`.
         explanations: a folder for the heat maps, see `predict.stream`.
+        find_faces: see `predict.stream`.
 
     Raises:
         UserError: no such model, or an `output` that cannot be written or gone on with.
@@ -48,7 +50,7 @@ def write_predictions(
     start, failed = on_main(place.kept, files, description) if place else (0, 0)
     if state.is_main_process:
         print(_named(model, description), file=sys.stderr)
-    rows = stream(files, network, description, start, explanations, progress=True)
+    rows = stream(files, network, description, start, explanations, True, find_faces)
     with place.open() if state.is_main_process and place else nullcontext(sys.stdout) as file:
         if state.is_main_process and form == "csv" and start == 0:
             file.write(_HEADER)

@@ -15,7 +15,7 @@ from dfd_utils.compare import delong_interval
 from dfd_utils.config import write_whole
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split
 from dfd_utils.evaluate import calibrated, place, scoring_key, write_entry
-from dfd_utils.models import load_model
+from dfd_utils.models import fused, load_model
 from dfd_utils.precision import make_accelerator
 
 SEVERITIES = (1, 3, 5)
@@ -80,7 +80,7 @@ def _scored(
     for folder, (model, description) in loaded.items():
         accelerator = make_accelerator(description["precision"])
         # A prepared model keeps its own precision; accelerate's state is that of the last one.
-        ready[folder] = accelerator.prepare(model), accelerator.device, []
+        ready[folder] = accelerator.prepare(fused(model)), accelerator.device, []
     for batch, _ in data_loader(dataset, BATCH):
         for model, device, margins in ready.values():
             logits = model(batch.flatten(0, 1).to(device)).float().cpu()

@@ -205,6 +205,5 @@ def _description(row: dict, name: str, profile: Profile, epochs: int | None = No
     described = describe(
         name, profile.image_size, profile.precision, row["temperature"], row["threshold"]
     )
-    described["energy_threshold"] = row["energy_threshold"]
     described |= {"epoch": row["epoch"], "epochs": epochs or row["epoch"]}
     return json.dumps(described, indent=2) + "\n"

@@ -22,7 +22,7 @@ from dfd_utils.checkpoint import CheckpointWriter, TrainingState, checkpoints, l
 from dfd_utils.config import SPLITS, Profile, UserError, write_whole
 from dfd_utils.dataset import check_layout, load_split
 from dfd_utils.interrupt import GO_ON, SAVE, Interrupted, Watch
-from dfd_utils.models import architecture, energy_threshold
+from dfd_utils.models import architecture
 from dfd_utils.processes import on_main, processes
 from dfd_utils.progress import Progress
 from dfd_utils.recipe import Training, prepare
@@ -235,5 +235,4 @@ def _judged(training: Training) -> dict:
         "auc": judged["auc"],
         "temperature": temperature,
         "threshold": metrics.choose_threshold(labels, expit(margin / temperature)),
-        "energy_threshold": energy_threshold(logits),
     }

@@ -71,9 +71,9 @@ def test_default_model_is_the_best_of_the_newest_run(trained_run, tmp_path):
 
     os.utime(runs / "old" / "resnet50" / "model.json", (1, 1))
     os.utime(runs / "old" / "efficientnet_b0" / "model.json", (1, 1))
-    assert predict.default_model(runs) == runs / "new" / "efficientnet_b0"
+    assert predict.choose_model(runs) == runs / "new" / "efficientnet_b0"
     with pytest.raises(UserError, match="no trained model"):
-        predict.default_model(tmp_path / "nothing")
+        predict.choose_model(tmp_path / "nothing")
 
 
 def test_compare_json(trained_run, easy_data, capsys):

@@ -73,8 +73,8 @@ def test_the_notebooks_button_judges_and_keeps_nothing(trained_run, face, tmp_pa
     button.value = ({**upload, "content": memoryview(face.read_bytes())},)
     row = predict.predict([face], trained_run / "resnet50").loc[0]
     (told,) = answers.outputs
-    assert "../mine.jpg" in told["data"]["text/plain"]
-    assert row["label"] in told["data"]["text/plain"]
+    assert "../mine.jpg" in told["data"]["text/html"]
+    assert row["label"] in told["data"]["text/html"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,15 @@ import torch
 import torchvision
 
 from dfd_utils.config import UserError
-from dfd_utils.models import MODELS, create_model, describe, find_models, load_model, save_model
+from dfd_utils.models import (
+    MODELS,
+    create_model,
+    describe,
+    find_models,
+    fused,
+    load_model,
+    save_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,21 @@ def test_saved_model_comes_back_the_same(saved, images):
     assert torch.equal(before(images), after(images))
     assert (description["temperature"], description["threshold"]) == (1.5, 0.4)
     assert description["classes"] == ["Real", "Fake"]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
+    torch.manual_seed(0)
+    model = create_model(name)
+    with torch.inference_mode():
+        for _ in range(3):  # statistics of its own
+            model.train()(images)
+        expected = model.eval()(images)
+        scorer = fused(model)
+        torch.testing.assert_close(scorer(images), expected, rtol=1e-5, atol=1e-5)
+    norms = [m for m in scorer.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert not norms
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
 
 def test_weights_of_another_architecture_are_refused(saved):

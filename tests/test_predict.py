@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from matplotlib import cbook
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from dfd_utils import cli, explain, models, pictures, predict
 from dfd_utils.config import UserError
@@ -245,38 +247,25 @@ def test_rows_hold_the_contract_and_tiny_pictures_a_warning(tmp_path, run, faces
     assert not (good["warning"] or "").startswith("tiny")
 
 
-def test_a_picture_of_one_colour_is_warned_of(tmp_path, run, faces):
+def test_pictures_without_a_face_are_warned_of(tmp_path, run, monkeypatch):
+    """Two scenes and one colour, against the portrait of Grace Hopper."""
+    photographs = load_sample_images().images
+    for name, pixels in (("temple", photographs[0]), ("flower", photographs[1])):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     Image.new("RGB", (60, 60), (200, 150, 120)).save(tmp_path / "flat.png")
-    _, (flat, face) = run(tmp_path / "flat.png", faces[0])
-    assert "one colour" in flat["warning"]
-    assert "one colour" not in (face["warning"] or "")
-
-
-def test_energy_beyond_validations_is_warned_of(trained_run, faces, tmp_path):
-    network, description = models.load_model(trained_run / "resnet50")
-    resized = torchvision.transforms.v2.Resize((32, 32))(pictures.read_picture(faces[0]))
-    with torch.inference_mode():
-        logits = network(resized[None])[0].double()
-    energy = -np.log(np.exp(logits.numpy()).sum())
-    for threshold, warned in ((energy - 0.01, True), (energy + 0.01, False)):
-        (row,) = predict.stream(
-            faces[:1], network, description | {"energy_threshold": float(threshold)}
-        )
-        assert ("unlike" in (row["warning"] or "")) is warned
-    del description["energy_threshold"]  # a model of before
-    (row,) = predict.stream(faces[:1], network, description)
-    assert row["warning"] is None
-
-
-def test_energy_threshold_is_validations_percentile(trained_run, easy_data):
-    network, description = models.load_model(trained_run / "resnet50")
-    files = sorted((easy_data / "Validation").rglob("*.jpg"))
-    resize = torchvision.transforms.v2.Resize((32, 32))
-    batch = torch.stack([resize(pictures.read_picture(file)) for file in files])
-    with torch.inference_mode():
-        logits = network(batch).double().numpy()
-    energies = -np.log(np.exp(logits).sum(1))
-    assert description["energy_threshold"] == pytest.approx(np.quantile(energies, 0.99), abs=1e-3)
+    with cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as portrait:
+        portrait.crop((110, 60, 410, 360)).save(tmp_path / "portrait.png")
+    _, (flat, flower, face, temple) = run(tmp_path)
+    for row in (flat, flower, temple):
+        assert "no face" in row["warning"]
+    assert face["warning"] is None
+    _, rows = run("--no-face-check", tmp_path)
+    assert [row["warning"] for row in rows] == [None] * 4
+    monkeypatch.setattr(predict, "SEARCHED", 3)  # these are four
+    _, rows = run(tmp_path)
+    assert [row["warning"] for row in rows] == [None] * 4
+    _, rows = run("--face-check", tmp_path)
+    assert sum(row["warning"] is not None for row in rows) == 3
 
 
 def test_csv_reads_back_and_text_is_a_line_an_input(tmp_path, run, faces):
@@ -300,8 +289,8 @@ def test_in_python_a_frame_of_the_same(faces, model, run):
 
 
 def test_a_runs_folder_means_its_best_model(trained_run):
-    best = predict.default_model(trained_run)
-    assert predict.choose_model(trained_run) == best
+    best = predict.choose_model(trained_run)
+    assert best.parent == trained_run
     assert predict.choose_model(best) == best
 
 
@@ -347,8 +336,8 @@ def test_nothing_is_overwritten_or_mixed(tmp_path, run, faces, trained_run, caps
 
 
 def test_two_processes_give_the_rows_of_one(tmp_path, model, faces, run):
-    """Seventy inputs make two batches, the second one short; every seventh cannot be read."""
-    inputs = [faces[i % len(faces)] if i % 7 else f"no{i}.jpg" for i in range(70)]
+    """140 inputs make two batches, the second one short; every seventh cannot be read."""
+    inputs = [faces[i % len(faces)] if i % 7 else f"no{i}.jpg" for i in range(140)]
     listing = tmp_path / "list"
     listing.write_text("\n".join(inputs))
     _, expected = run(*inputs)

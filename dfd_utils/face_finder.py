@@ -1,0 +1,35 @@
+"""Whether a picture shows a face at all, for the warning beside a score."""
+
+from functools import cache
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+SIDE = 96  # pixels that a picture is searched at; more find hardly more faces
+MARGIN = SIDE // 4  # repeated around the picture: the cascade misses a face that touches the edge
+SIZES = ((0.6, 1.5), (0.35, 0.6))  # of a face, in sides of the picture; the usual ones first
+
+cv2.setNumThreads(1)  # worker processes share the cores, and threads do not survive a fork
+
+
+@cache
+def _cascade() -> cv2.CascadeClassifier:
+    return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+
+
+def shows_face(picture: Tensor) -> bool:
+    """Say whether a face fills a third of the picture's side or more; uint8 RGB `[3, H, W]`.
+
+    Viola and Jones 2001, with the cascade of frontal faces (Lienhart et al. 2003) in OpenCV's
+    wheel. Share of faces missed, and of other pictures taken for faces: docs/benchmarks.md.
+    """
+    grey = cv2.cvtColor(np.ascontiguousarray(picture.permute(1, 2, 0)), cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    margins = [MARGIN] * 4
+    grey = cv2.equalizeHist(cv2.copyMakeBorder(grey, *margins, cv2.BORDER_REPLICATE))
+    for ends in SIZES:
+        smallest, largest = ((round(share * SIDE),) * 2 for share in ends)
+        if len(_cascade().detectMultiScale(grey, 1.1, 1, 0, smallest, largest)):
+            return True
+    return False
