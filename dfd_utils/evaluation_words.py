@@ -71,7 +71,7 @@ def calibration_table(folders: list[Path], split: str) -> pd.DataFrame:
         for when, entry in (("before", before), (f"after, T = {temperature:.2f}", after)):
             shown = {printed(name): _shown(entry, name) for name in before["intervals"]}
             rows.append({"model": title_of(folder), "temperature": when} | shown)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).set_index("model").rename_axis(None)
 
 
 def data_set_matrix(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +82,8 @@ def data_set_matrix(table: pd.DataFrame) -> pd.DataFrame:
         tested_on="on " + table["tested_on"],
     ).rename(columns={"trained_on": "trained on"})
     wide = shown.pivot(index=["trained on", "run", "model"], columns="tested_on", values="auc")
-    return wide[shown["tested_on"].unique()].reset_index().rename_axis(None, axis=1)
+    wide = wide[shown["tested_on"].unique()].rename_axis(None, axis=1)
+    return wide.reset_index().set_index("model").rename_axis(None)
 
 
 def data_set_words(table: pd.DataFrame) -> str:

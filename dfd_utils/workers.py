@@ -19,7 +19,10 @@ def worker_context(*modules: str) -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()  # it imports while this process goes on
+    try:
+        forkserver.ensure_running()  # it imports while this process goes on
+    except ChildProcessError:  # forked from a process that has a server (notebook_launcher)
+        return multiprocessing.get_context("spawn")
     return context
 
 

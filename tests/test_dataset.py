@@ -1,6 +1,9 @@
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -97,6 +100,35 @@ def test_random_transforms_depend_on_seed_epoch_and_index_alone(split):
     assert torch.equal(first, images(2))
     dataset.epoch = 1
     assert not torch.equal(first, images(0))
+
+
+def test_workers_see_the_epoch_and_live_from_one_pass_to_the_next(split):
+    loader = data_loader(DeepFakeDataset(split, v2.RandomCrop(16), seed=5), 4, num_workers=1)
+    passes = []
+    for epoch in (0, 1, 0):
+        loader.dataset.epoch = epoch
+        passes.append(torch.cat([images for images, _ in loader]))
+    assert torch.equal(passes[0], passes[2])
+    assert not torch.equal(passes[0], passes[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_a_killed_process(split):
+    code = (
+        "import sys, time, psutil\n"
+        "from dfd_utils.dataset import DeepFakeDataset, data_loader\n"
+        "loader = data_loader(DeepFakeDataset(sys.argv[1]), 4, num_workers=1)\n"
+        "next(iter(loader))\n"
+        "print(*(p.pid for p in psutil.Process().children(recursive=True)), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(split)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        workers = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
+        run.kill()
+    assert len(workers) >= 2  # the server and its worker
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 def test_shuffled_loader_drops_the_short_batch_only_where_there_are_more(split):
