@@ -20,13 +20,14 @@ import pandas as pd
 import psutil
 import simplejpeg
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dfd_utils import course_loop
 from dfd_utils.checkpoint import TrainingState
 from dfd_utils.config import SPLITS, Profile
 from dfd_utils.dataset import check_layout, data_loader, load_split
-from dfd_utils.models import architecture
+from dfd_utils.models import architecture, fused
 from dfd_utils.recipe import Training, prepare, train_transform
 from dfd_utils.train import evaluate_epoch, train_one_epoch
 from dfd_utils.transforms import eval_transform
@@ -185,9 +186,15 @@ def _score(name: str, data: Path, profile: Profile, batches: int, on_device: boo
     if on_device:
         loader = _OnDevice(loader, len(loader))
     training = _training(name, data, profile)
+    model = _scorer(name, data, profile)
     start = time.perf_counter()
-    labels, _ = evaluate_epoch(training.averaged.module, loader, training.accelerator)
+    labels, _ = evaluate_epoch(model, loader, training.accelerator)
     return len(labels) / (time.perf_counter() - start)
+
+
+@cache
+def _scorer(name: str, data: Path, profile: Profile) -> nn.Module:
+    return fused(_training(name, data, profile).averaged.module)
 
 
 @cache
