@@ -61,22 +61,22 @@ def bench(
         architecture(name)
     check_layout(data)
     rows = []
-    with _Sides(rounds) as sides:
-        for name in models:
-            chosen = tune(name, profile, log=log)
-            for phase, function in (("train", _train), ("score", _score)):
-                ours = function, name, data, chosen, batches
-                reference = _reference, phase, name, data, profile.image_size, batches
-                rates = sides.rates((*ours, False), reference, (*ours, True))
-                rows.append(_row(name, phase, rates, "images/s"))
-                log(_told(rows[-1]))
-        augmented = dataclasses.replace(profile, degradation_probability=1.0)
-        for name, chosen in (("no model", None), ("no model, augmented", augmented)):
-            size = profile.image_size
-            ours, reference = (_load_ours, data, chosen, size), (_load_reference, data, size)
-            rates = sides.rates(ours, reference, (_decode, data))
-            rows.append(_row(name, "load", rates, "images/CPU-s"))
+    sides = _Sides(rounds)
+    for name in models:
+        chosen = tune(name, profile, log=log)
+        for phase, function in (("train", _train), ("score", _score)):
+            ours = function, name, data, chosen, batches
+            reference = _reference, phase, name, data, profile.image_size, batches
+            rates = sides.rates((*ours, False), reference, (*ours, True))
+            rows.append(_row(name, phase, rates, "images/s"))
             log(_told(rows[-1]))
+    augmented = dataclasses.replace(profile, degradation_probability=1.0)
+    for name, chosen in (("no model", None), ("no model, augmented", augmented)):
+        size = profile.image_size
+        ours, reference = (_load_ours, data, chosen, size), (_load_reference, data, size)
+        rates = sides.rates(ours, reference, (_decode, data))
+        rows.append(_row(name, "load", rates, "images/CPU-s"))
+        log(_told(rows[-1]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -87,13 +87,6 @@ class _Sides:
         spawn = multiprocessing.get_context("spawn")
         self.reference, self.ours = (ProcessPoolExecutor(1, spawn) for _ in range(2))
         self.rounds = rounds
-
-    def __enter__(self) -> "_Sides":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.reference.shutdown()
-        self.ours.shutdown()
 
     def rates(self, ours: tuple, reference: tuple, limit: tuple) -> tuple[float, float, float]:
         """Call each side's function with its arguments, in turn; return the medians."""
@@ -194,7 +187,7 @@ def _score(name: str, data: Path, profile: Profile, batches: int, on_device: boo
 
 @cache
 def _scorer(name: str, data: Path, profile: Profile) -> nn.Module:
-    return fused(_training(name, data, profile).averaged.module)
+    return fused(_training(name, data, profile).averaged.module.eval())
 
 
 @cache

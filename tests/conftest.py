@@ -44,10 +44,11 @@ def easy_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def quick() -> config.Profile:
-    """Settings that train within seconds."""
+    """Settings that train within seconds; without workers, whose start takes as long."""
     return config.get_profile(
-        "sample", image_size=32, epochs=2, batch_size=8, precision="fp32", warmup_steps=4, lr=3e-3
-    )
+        "sample", image_size=32, epochs=2, batch_size=8, precision="fp32", warmup_steps=4, lr=3e-3,
+        num_workers=0,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

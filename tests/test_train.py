@@ -75,7 +75,7 @@ def test_other_data_are_refused(trained_run, tiny_sample, quick):
 
 def test_resume_after_kill_is_exact(easy_data, quick, tmp_path):
     """Killed in its second epoch and called again, a run ends bit for bit as one never broken."""
-    settings = dataclasses.replace(quick, epochs=3, degradation_probability=0.5)
+    settings = dataclasses.replace(quick, epochs=3, degradation_probability=0.5, num_workers=1)
     train.fit("efficientnet_b0", easy_data, tmp_path / "whole" / "efficientnet_b0", settings, quiet)
     script = (
         "import sys; from pathlib import Path; from dfd_utils import config, train\n"

@@ -8,7 +8,7 @@ from torch import nn
 from dfd_utils import cli, config, models, recipe, train
 
 PROFILE = config.get_profile(
-    "sample", epochs=2, image_size=32, batch_size=16, precision="fp32", num_workers=1,
+    "sample", epochs=2, image_size=32, batch_size=16, precision="fp32", num_workers=0,
     warmup_steps=4, degradation_probability=0.5,
 )  # fmt: skip
 
