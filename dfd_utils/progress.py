@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tqdm import tqdm
+from tqdm.auto import tqdm  # a widget in JupyterLab
 
 from dfd_utils.checkpoint import TrainingState
 from dfd_utils.config import duration
