@@ -93,6 +93,7 @@ def test_a_failing_notebook_is_told_in_one_line(first_run, run_all):
     # other settings in a finished run: refused by the training, through papermill
     failed = run_all("-p", "seed", "3", "--only", "02")
     assert failed.returncode == 2
-    (line,) = failed.stderr.splitlines()
+    line = failed.stderr.rstrip("\n")
+    assert "\n" not in line
     assert "02_train_resnet50" in line
     assert "seed" in line
