@@ -72,33 +72,24 @@ TUNED = {"precision": "auto", "memory_format": "auto", "compiled": None, "micro_
 FREE_SETTINGS = ("num_workers", "checkpoint_minutes", "max_hours", "keep_epochs")
 
 
+_SESSION = Profile(
+    "studio-lab",
+    image_size=224,
+    epochs=8,
+    batch_size=64,
+    lr=5e-4,
+    warmup_steps=500,
+    ema_decay=0.999,
+    degradation_probability=0.5,
+    weights="imagenet",
+)
 PROFILES = {
     # minutes on two CPU cores, with the embedded sample
     "sample": Profile("sample", image_size=64, epochs=8, batch_size=32, lr=1e-3),
     # one four-hour session on a T4, with the Kaggle data
-    "studio-lab": Profile(
-        "studio-lab",
-        image_size=224,
-        epochs=8,
-        batch_size=64,
-        lr=5e-4,
-        warmup_steps=500,
-        ema_decay=0.999,
-        degradation_probability=0.2,
-        weights="imagenet",
-    ),
+    "studio-lab": _SESSION,
     # as long as it takes, on any larger GPU
-    "full": Profile(
-        "full",
-        image_size=256,
-        epochs=20,
-        batch_size=64,
-        lr=5e-4,
-        warmup_steps=500,
-        ema_decay=0.9995,
-        degradation_probability=0.2,
-        weights="imagenet",
-    ),
+    "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
 }
 
 _MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
