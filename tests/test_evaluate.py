@@ -4,6 +4,8 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy.special import expit
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -13,9 +15,11 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from statsmodels.stats.proportion import proportion_confint
+from torchvision.io import read_image
 
-from dfd_utils import evaluate, explain, metrics, robustness
+from dfd_utils import evaluate, explain, metrics, robustness, transforms
 from dfd_utils.config import UserError
+from dfd_utils.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,19 @@ def test_metrics_are_those_of_the_predictions_file(judged, trained_run):
         assert row["auc"] == entry["Test"]["auc"]
         expected = confusion_matrix(table["label"], called, labels=[0, 1])
         assert (metrics.confusion(table["label"], table["score"]) == expected).all()
+
+
+def test_scores_are_calibrated_by_the_models_temperature(judged, trained_run, easy_data):
+    folder = trained_run / "resnet50"
+    model, description = load_model(folder)
+    table = pd.read_csv(folder / "predictions_Test.csv")
+    resize = transforms.eval_transform(description["image_size"])
+    images = torch.stack([resize(read_image(str(easy_data / path))) for path in table["path"]])
+    with torch.inference_mode():
+        logits = model(images).numpy().astype("float64")
+    assert abs(description["temperature"] - 1) > 0.01
+    expected = expit((logits[:, 1] - logits[:, 0]) / description["temperature"])
+    assert table["score"].to_numpy() == pytest.approx(expected, abs=1e-4)
 
 
 def test_kept_predictions_are_not_made_again(judged, trained_run, easy_data):
@@ -119,6 +136,8 @@ def test_degraded_images_are_scored_once_for_all_models(trained_run, easy_data, 
         right = ((blurred["score"] >= 0.5) == blurred["label"]).sum()
         ends = proportion_confint(right, 8, method="wilson")
         assert np.allclose(table.loc["blur", ["accuracy_low", "accuracy_high"]].tolist(), ends)
+        at_half = frame.assign(score=0.49 + 0.01 * frame["label"])
+        assert (robustness.degradation_table(at_half)["accuracy"] == 1).all()
     monkeypatch.setattr(robustness, "load_model", None)  # would fail if it were scored again
     again = robustness.degraded_predictions(folders, easy_data, "Validation", (5,), images=8)
     for folder in folders:
