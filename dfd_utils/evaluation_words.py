@@ -55,7 +55,7 @@ def threshold_table(folders: list[Path], split: str) -> pd.DataFrame:
         columns[f"{title} at {chosen['threshold']:.3f}"] = {
             printed(name): _shown(chosen, name) for name in names
         }
-        columns[f"oracle, {oracle['threshold']:.3f}"] = {
+        columns[f"{title}, oracle {oracle['threshold']:.3f}"] = {
             printed(name): f"{oracle[name]:.3f}" for name in names
         }
     return pd.DataFrame(columns)

@@ -1,5 +1,7 @@
 """How long a study takes on this machine: a few real steps of each model, scaled up."""
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import psutil
 from torch.utils.data import DataLoader
 
 from dfd_utils.checkpoint import CheckpointWriter, TrainingState
@@ -22,7 +23,6 @@ from dfd_utils.tuning import tune
 
 WARM_UP = 3  # steps: the first are slow, or fed from what the loader read ahead
 SECONDS = 15  # of measuring, for training and for scoring each
-LONGEST_START = 20  # seconds: of a process that did other things before, more would tell nothing
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,13 @@ def _first(loader: DataLoader, clock: Clock) -> Iterator:
             return
 
 
+def _start_seconds() -> float:
+    """Return what a process takes to start and to import what trains."""
+    start, place = time.perf_counter(), Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", "import dfd_utils.train"], cwd=place, check=True)
+    return time.perf_counter() - start
+
+
 def plan(
     models: list[str],
     data: Path,
@@ -137,8 +144,7 @@ def plan(
         UserError: unknown model, bad data or settings.
     """
     rows = []
-    process = psutil.Process()  # to import everything took this one as long as it will the next
-    start = min(LONGEST_START, time.time() - process.create_time())
+    start = _start_seconds()
     for name in models:
         pace = measure(name, data, profile, log)
         history = run / name / "history.csv" if run else None

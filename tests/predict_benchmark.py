@@ -122,6 +122,7 @@ def measure_speed(model: Path, files: list[str], images: int, work: Path) -> lis
     rows = []
     for option in ("--no-face-check", "--face-check"):
         before = network_rate(model)
+        predicted(few, model, option)  # once before: cold files are not what is measured
         start, _ = predicted(few, model, option)
         seconds, memory = predicted(many, model, option)
         network = (before + network_rate(model)) / 2  # the machine varies

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -137,3 +138,19 @@ def test_data_set_matrix_keeps_sets_apart_and_says_what_there_is():
     assert matrix.loc["ResNet50"].tolist()[2:] == ["0.800 [0.500, 0.900]", "0.600 [0.500, 0.900]"]
     assert list(matrix.columns) == ["trained on", "run", "on a", "on b"]
     assert "2 data sets to test on" in evaluation_words.data_set_words(two)
+
+
+def test_every_model_has_its_own_oracle(monkeypatch):
+    folders = [Path("resnet50"), Path("efficientnet_b0")]
+
+    def entry(folder, split):  # both best at the same threshold
+        value = 0.9 if folder.name == "resnet50" else 0.8
+        chosen = {"threshold": 0.4, "f1": 0.7, "intervals": {"f1": [0.6, 0.75]}}
+        return {"at_validation_threshold": chosen, "oracle": {"threshold": 0.795, "f1": value}}
+
+    monkeypatch.setattr(evaluation_words, "read_metrics", entry)
+    monkeypatch.setattr(evaluation_words, "title_of", lambda folder: folder.name)
+    table = evaluation_words.threshold_table(folders, "Test")
+    assert table.loc["F1"].tolist() == [
+        "0.700 [0.600, 0.750]", "0.900", "0.700 [0.600, 0.750]", "0.800",
+    ]  # fmt: skip
