@@ -195,7 +195,9 @@ def _scoring_loader(name: str, data: Path, profile: Profile, batches: int) -> Da
     """Make a loader of Train images, for Validation may be too small to measure on."""
     size = 2 * profile.batch_size
     dataset = load_split(data, SPLITS[0], eval_transform(profile.image_size)).every(batches * size)
-    return _training(name, data, profile).accelerator.prepare(data_loader(dataset, size))
+    return _training(name, data, profile).accelerator.prepare(
+        data_loader(dataset, size, persistent=True)
+    )
 
 
 @cache
@@ -221,7 +223,7 @@ def _load_reference(data: Path, image_size: int) -> float:
 def _loader(data: Path, profile: Profile | None, image_size: int) -> DataLoader:
     transform = train_transform(profile) if profile else eval_transform(image_size)
     dataset = load_split(data, SPLITS[0], transform, seed=0).every(LOADED)
-    return data_loader(dataset, 32, num_workers=1)
+    return data_loader(dataset, 32, num_workers=1, persistent=True)
 
 
 def _load_ours(data: Path, profile: Profile | None, image_size: int) -> float:

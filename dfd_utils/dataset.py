@@ -140,13 +140,18 @@ def load_split(
 
 
 def data_loader(
-    dataset: Dataset, batch_size: int, shuffle: bool = False, num_workers: int | None = None
+    dataset: Dataset,
+    batch_size: int,
+    shuffle: bool = False,
+    num_workers: int | None = None,
+    persistent: bool = False,
 ) -> DataLoader:
     """Make a loader whose worker processes, of one thread each, decode ahead of the model.
 
     Shuffled batches are all full (batch normalisation dislikes a batch of one), unless the data
     are fewer than one batch. `num_workers` None: the cores less one, 8 at the most. Where shared
     memory is too small for that, fewer batches wait, or the process decodes itself; stderr says so.
+    `persistent` processes serve further passes, until `end_workers`.
     """
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -173,11 +178,19 @@ def data_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=waiting if workers else None,
-        persistent_workers=workers > 0,
+        persistent_workers=persistent and workers > 0,
         multiprocessing_context=context,
         collate_fn=_collate,
         worker_init_fn=_begin_worker,
     )
+
+
+def end_workers(loader: DataLoader) -> None:
+    """End the processes of a persistent loader, bare or prepared by accelerate, now.
+
+    Left to the garbage collector, they were waited for in vain, five seconds each.
+    """
+    getattr(loader, "base_dataloader", loader)._iterator = None
 
 
 def _begin_worker(number: int) -> None:

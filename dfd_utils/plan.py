@@ -100,6 +100,7 @@ def measure(
         CheckpointWriter(training.accelerator, state, Path(folder), log) as writer,
     ):
         writer.save()
+    training.end_workers()
     test_images = len(load_split(data, SPLITS[2]))
     return Pace(
         training=clock.whole(len(training.train_loader)),

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from dfd_utils import transforms
 from dfd_utils.config import SPLITS, Profile
-from dfd_utils.dataset import data_loader, load_split
+from dfd_utils.dataset import data_loader, end_workers, load_split
 from dfd_utils.models import create_model
 from dfd_utils.precision import make_accelerator
 
@@ -43,6 +43,11 @@ class Training:
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def end_workers(self) -> None:
+        """End the processes that decode."""
+        for loader in (self.train_loader, self.validation_loader):
+            end_workers(loader)
 
 
 def prepare(
@@ -74,8 +79,8 @@ def prepare(
         model,
         optimizer,
         lr_scheduler,
-        data_loader(train_set, batch_size, shuffle=True, num_workers=workers),
-        data_loader(validation_set, batch_size * 2, num_workers=workers),
+        data_loader(train_set, batch_size, shuffle=True, num_workers=workers, persistent=True),
+        data_loader(validation_set, batch_size * 2, num_workers=workers, persistent=True),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=profile.label_smoothing)
     return Training(

@@ -89,6 +89,7 @@ def fit(
         else:
             with Watch(profile) as watch:
                 training = prepare(model_name, data, profile, log)
+                held.callback(training.end_workers)
                 state = TrainingState(training.accelerator)
                 with CheckpointWriter(training.accelerator, state, out, log) as writer:
                     _train(training, state, writer, profile, watch, log)
