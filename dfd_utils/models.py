@@ -14,6 +14,7 @@ from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
 from dfd_utils.config import CLASSES, UserError, write_whole
+from dfd_utils.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def load_weights(model: Detector, path: Path, name: str) -> None:
         UserError: no such file, not a file of weights, or the weights of another architecture.
     """
     try:
-        model.load_state_dict(_read_weights(path))
+        model.load_state_dict(read_weights(path))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: its weights are not those of a {name} with {len(CLASSES)} outputs; "
@@ -134,28 +135,9 @@ def load_weights(model: Detector, path: Path, name: str) -> None:
         ) from error
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return a file's weights under the names of a `Detector`; runs no code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file of weights") from error
-    except Exception as error:  # each format has errors of its own; none may run code
-        raise UserError(f"{path}: not a file of weights alone (.safetensors or .pth)") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: not a file of weights alone (a state dict)")
-    # The course project saved the bare torchvision model, without `Detector` around it;
-    # `module.` is what DataParallel puts before each name.
-    bare = {key.removeprefix("module.").removeprefix("backbone."): state[key] for key in state}
-    return {f"backbone.{key}": value for key, value in bare.items()}
-
-
 def _recognise(path: Path) -> str:
     """Return the name of the model whose weights a file holds, by their names and shapes."""
-    found = {key: value.shape for key, value in _read_weights(path).items()}
+    found = {key: value.shape for key, value in read_weights(path).items()}
     for name, entry in MODELS.items():
         with torch.device("meta"):
             expected = entry.builder(num_classes=len(CLASSES)).state_dict()
