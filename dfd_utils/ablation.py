@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 
 from dfd_utils import config, train
 from dfd_utils.compare import delong, delong_interval, read_predictions
-from dfd_utils.dataset import data_fingerprint
-from dfd_utils.evaluate import evaluate, place
+from dfd_utils.evaluate import evaluate
 from dfd_utils.plots import axes_grid
 from dfd_utils.resampling import TAILS, metric_interval, resample_counts
 from dfd_utils.robustness import degraded_predictions
-from dfd_utils.words import interval
+from dfd_utils.words import interval, title_of
 
 WITHOUT, WITH, DIFFERENCE = "without degraded images", "with degraded images", "with less without"
 SHARE = 0.8  # of the training images that are degraded, where the run has none
@@ -30,7 +29,11 @@ def train_both(folder: Path, data: Path) -> dict[str, Path]:
 
     All other settings are the run's own. The second model goes to `build/ablations/`, where only
     this comparison sees it. Return both folders by WITHOUT and WITH.
+
+    Raises:
+        UserError: no trained model in `folder`; as train.fit.
     """
+    title_of(folder)
     begun = json.loads((folder / "config.json").read_text())
     settings, trained_on = begun["settings"], begun["data_fingerprint"]
     other = 0.0 if settings["degradation_probability"] else SHARE
@@ -72,10 +75,10 @@ def severity_auc(
     }
     severities = sorted({severity for _, severity in means})
     means |= {(DIFFERENCE, s): means[WITH, s] - means[WITHOUT, s] for s in severities}
-    rows = [
-        (training, severity, *_ends(training, auc), *_ends(DIFFERENCE, means[training, 0] - auc))
-        for (training, severity), auc in means.items()
-    ]
+    rows = []
+    for (training, severity), auc in means.items():
+        ends = _difference(auc) if training == DIFFERENCE else _auc(auc)
+        rows.append((training, severity, *ends, *_difference(means[training, 0] - auc)))
     columns = ["training", "severity", "auc", "low", "high", "lost", "lost_low", "lost_high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -86,19 +89,20 @@ def _wins(table: pd.DataFrame) -> np.ndarray:
     return (fake > real[:, None]) + 0.5 * (fake == real[:, None])
 
 
-def _ends(training: str, auc: np.ndarray) -> tuple[float, float, float]:
-    value, samples = auc[0], auc[1:]
-    if training == DIFFERENCE:
-        return value, *np.quantile(samples, TAILS)
-    return value, *metric_interval("auc", value, samples)
+def _auc(auc: np.ndarray) -> tuple[float, float, float]:
+    return auc[0], *metric_interval("auc", auc[0], auc[1:])
+
+
+def _difference(auc: np.ndarray) -> tuple[float, float, float]:
+    return auc[0], *np.quantile(auc[1:], TAILS)
 
 
 def auc_on_test(pair: dict[str, Path], data: Path) -> pd.DataFrame:
     """Return auc, low and high (DeLong) on Test of both trainings and of their difference."""
-    evaluate(list(pair.values()), data)
-    fingerprint = data_fingerprint(data)
-    files = {t: place(f, data, fingerprint) / "predictions_Test.csv" for t, f in pair.items()}
-    tables = {training: read_predictions(path) for training, path in files.items()}
+    places = {
+        training: evaluate([folder], data)["folder"].item() for training, folder in pair.items()
+    }
+    tables = {t: read_predictions(f"{place}/predictions_Test.csv") for t, place in places.items()}
     rows = {t: delong_interval(table["label"], table["score"]) for t, table in tables.items()}
     paired = delong(tables[WITH]["label"], tables[WITH]["score"], tables[WITHOUT]["score"])
     rows[DIFFERENCE] = paired["difference"], paired["low"], paired["high"]
@@ -139,7 +143,8 @@ def ablation_curves(severities: pd.DataFrame, test: pd.DataFrame) -> Figure:
 
 def ablation_words(title: str, severities: pd.DataFrame, test: pd.DataFrame) -> str:
     """Say what degraded images in training changed, as a Markdown list."""
-    severity = sorted(severities["severity"].unique())[len(severities["severity"].unique()) // 2]
+    known = sorted(severities["severity"].unique())
+    severity = known[len(known) // 2]
     rows = severities[severities["severity"] == severity].set_index("training")
     lost = {t: interval(*rows.loc[t, ["lost", "lost_low", "lost_high"]]) for t in rows.index}
     auc = {t: interval(*test.loc[t]) for t in test.index}

@@ -17,7 +17,6 @@ from dfd_utils.models import Detector, find_models, fused, load_model
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
-BATCH_SIZE = 128 if torch.cuda.is_available() else 32  # more is no faster on CPUs, and takes memory
 FEW = 64  # pictures that are not worth worker processes
 SEARCHED = 1000  # pictures; of more, faces are not searched for: it takes longer than scoring
 COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
@@ -107,7 +106,7 @@ def stream(
     accelerator = make_accelerator(description["precision"])
     dataset = PicturesDataset(files[start:], description["image_size"], find_faces)
     workers = 0 if len(dataset) <= FEW else min(8, torch.get_num_threads())
-    loader = data_loader(dataset, BATCH_SIZE, num_workers=workers)
+    loader = data_loader(dataset, batch_size(accelerator.device), num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
     network = network.to(accelerator.device)
     scorer = fused(network)
@@ -143,6 +142,11 @@ def _row(path: str, score: float, error: str, warning: str, threshold: float) ->
     else:
         told = (CLASSES[int(score >= threshold)], score, threshold, None, warning or None)
     return dict(zip(COLUMNS, (path, *told), strict=True))
+
+
+def batch_size(device: torch.device) -> int:
+    """Return how many pictures go through a model at once."""
+    return 128 if device.type == "cuda" else 32  # more is no faster on CPUs, and takes memory
 
 
 def choose_model(model: str | Path | None = None) -> Path:

@@ -28,7 +28,7 @@ from dfd_utils.export import export_onnx
 from dfd_utils.face_finder import shows_face
 from dfd_utils.models import fused, load_model
 from dfd_utils.precision import make_accelerator
-from dfd_utils.predict import BATCH_SIZE, PicturesDataset
+from dfd_utils.predict import PicturesDataset, batch_size
 from dfd_utils.transforms import eval_transform
 
 # The course project's way: a process and a model load an image.
@@ -72,10 +72,11 @@ def network_rate(folder: Path) -> float:
     network, description = load_model(folder)
     accelerator = make_accelerator(description["precision"])
     size = description["image_size"]
-    images = torch.randint(0, 256, (BATCH_SIZE, 3, size, size), dtype=torch.uint8)
+    batch = batch_size(accelerator.device)
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     images, scorer = images.to(accelerator.device), fused(network).to(accelerator.device)
     with torch.inference_mode(), accelerator.autocast():
-        return rate(lambda: scorer(images)[0, 0].item(), BATCH_SIZE)
+        return rate(lambda: scorer(images)[0, 0].item(), batch)
 
 
 def reading_ms(files: list[str], size: int, find_faces: bool) -> float:

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from dfd_utils import ablation, config
 from dfd_utils.ablation import DIFFERENCE, WITH, WITHOUT
+from dfd_utils.config import UserError
 from dfd_utils.resampling import bootstrap, metric_interval
 from dfd_utils.robustness import degraded_predictions
 
@@ -43,6 +44,11 @@ def test_a_run_with_degraded_images_is_trained_again_without(pair, easy_data):
         (place / "model.safetensors").read_bytes() for place in (pair[WITHOUT], other[WITHOUT])
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_model_that_was_not_trained_is_named(pair, easy_data):
+    with pytest.raises(UserError, match="alexnet: no trained model"):
+        ablation.train_both(pair[WITHOUT].with_name("alexnet"), easy_data)
 
 
 def test_auc_by_severity_is_the_mean_over_kinds(pair, easy_data):

@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -66,6 +68,17 @@ def test_other_settings_are_refused_and_named(trained_run, easy_data, quick, set
     other = dataclasses.replace(quick, **{setting: value})
     with pytest.raises(UserError, match=f"{setting}.*{value}"):
         train.fit("resnet50", easy_data, trained_run / "resnet50", other, quiet)
+
+
+def test_no_worker_outlives_its_training(easy_data, quick, tmp_path):
+    settings = dataclasses.replace(quick, epochs=1, num_workers=1)
+    before = set(multiprocessing.active_children())
+    gc.disable()  # it would end them too, much later
+    try:
+        train.fit("efficientnet_b0", easy_data, tmp_path / "efficientnet_b0", settings, quiet)
+        assert set(multiprocessing.active_children()) <= before
+    finally:
+        gc.enable()
 
 
 def test_other_data_are_refused(trained_run, tiny_sample, quick):
