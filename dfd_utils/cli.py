@@ -22,6 +22,10 @@ _MODEL = "default: the best of the newest run, by Validation"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    if hasattr(
+        sys.stdout, "reconfigure"
+    ):  # into a file or a pipe, too, a line comes when it is said
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         return options.command(options) or 0
     except UserError as error:

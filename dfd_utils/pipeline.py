@@ -160,7 +160,7 @@ def _once(title: str, key: str, outputs: list[Path], work: Callable[[], None]) -
     """Do the work unless its outputs are there and were made from the same inputs."""
     done = outputs[0].with_suffix(".done")
     if all(path.is_file() for path in [done, *outputs]) and done.read_text() == key:
-        print(f"{title}: done already", flush=True)
+        print(f"{title}: done already")
         return
     with _step(title):
         work()
@@ -183,6 +183,6 @@ def _report(run: str, notebooks: list[Path], pdf: bool) -> None:
 @contextmanager
 def _step(title: str) -> Iterator[None]:
     start = time.monotonic()
-    print(f"{title} …", flush=True)
+    print(f"{title} …")
     yield
-    print(f"{title}: done in {duration(time.monotonic() - start)}", flush=True)
+    print(f"{title}: done in {duration(time.monotonic() - start)}")

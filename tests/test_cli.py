@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -138,3 +141,15 @@ def test_wrong_use_ends_with_2():
     with pytest.raises(SystemExit) as caught:
         cli.main(["paint"])
     assert caught.value.code == 2
+
+
+def test_lines_come_through_a_pipe_when_they_are_said(easy_data, tmp_path):
+    command = [sys.executable, "-m", "dfd_utils", "train", "--model", "efficientnet_b0"]
+    command += ["--data", easy_data, "--out", tmp_path, "--epochs", "3", "--image-size", "32"]
+    command += ["--batch-size", "8", "--precision", "fp32"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
+        assert any("epoch 1/3" in line for line in run.stdout)
+        finished = (tmp_path / "efficientnet_b0" / "model.json").exists()
+        run.terminate()
+    assert not finished

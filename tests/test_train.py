@@ -97,7 +97,7 @@ def test_resume_after_kill_is_exact(easy_data, quick, tmp_path):
         "train.fit('efficientnet_b0', Path(sys.argv[1]), Path(sys.argv[2]), profile)\n"
     )
     broken = tmp_path / "broken" / "efficientnet_b0"
-    command = [sys.executable, "-c", script, str(easy_data), str(broken)]
+    command = [sys.executable, "-u", "-c", script, str(easy_data), str(broken)]
     command.append(repr(dataclasses.asdict(settings)))
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
