@@ -22,9 +22,8 @@ _MODEL = "default: the best of the newest run, by Validation"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    if hasattr(
-        sys.stdout, "reconfigure"
-    ):  # into a file or a pipe, too, a line comes when it is said
+    # Into a file or a pipe, too, a line comes when it is said.
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     try:
         return options.command(options) or 0
