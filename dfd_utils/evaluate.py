@@ -11,14 +11,13 @@ from scipy.special import expit
 
 from dfd_utils import compare, metrics, plots, resampling, transforms
 from dfd_utils.config import CLASSES, UserError, write_whole
-from dfd_utils.dataset import data_fingerprint, data_loader, load_split
+from dfd_utils.dataset import data_fingerprint, data_loader, load_split, scoring_batch_size
 from dfd_utils.evaluation_plots import confusion_matrices
 from dfd_utils.models import MODELS, Detector, find_models, fused, load_model
 from dfd_utils.precision import make_accelerator
 from dfd_utils.processes import on_main
 from dfd_utils.train import evaluate_epoch
 
-BATCH_SIZE = 128
 VERSION = 3  # raise it whenever the same model and data give other predictions or entries
 
 
@@ -89,7 +88,8 @@ def read_metrics(folder: Path, split: str) -> dict:
 
 def _margins(model: Detector, dataset, description: dict):
     accelerator = make_accelerator(description["precision"])
-    model, loader = accelerator.prepare(fused(model), data_loader(dataset, BATCH_SIZE))
+    at_once = scoring_batch_size(accelerator.device, description["image_size"])
+    model, loader = accelerator.prepare(fused(model), data_loader(dataset, at_once))
     labels, logits = evaluate_epoch(model, loader, accelerator)
     return labels, logits[:, 1] - logits[:, 0]
 

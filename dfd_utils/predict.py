@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dfd_utils import explain, transforms
 from dfd_utils.config import BUILD_DIR, CLASSES, UserError
-from dfd_utils.dataset import data_loader
+from dfd_utils.dataset import data_loader, scoring_batch_size
 from dfd_utils.face_finder import shows_face
 from dfd_utils.models import Detector, find_models, fused, load_model
 from dfd_utils.pictures import find_pictures, read_picture
@@ -106,7 +106,8 @@ def stream(
     accelerator = make_accelerator(description["precision"])
     dataset = PicturesDataset(files[start:], description["image_size"], find_faces)
     workers = 0 if len(dataset) <= FEW else min(8, torch.get_num_threads())
-    loader = data_loader(dataset, batch_size(accelerator.device), num_workers=workers)
+    at_once = scoring_batch_size(accelerator.device, description["image_size"])
+    loader = data_loader(dataset, at_once, num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
     network = network.to(accelerator.device)
     scorer = fused(network)
@@ -142,11 +143,6 @@ def _row(path: str, score: float, error: str, warning: str, threshold: float) ->
     else:
         told = (CLASSES[int(score >= threshold)], score, threshold, None, warning or None)
     return dict(zip(COLUMNS, (path, *told), strict=True))
-
-
-def batch_size(device: torch.device) -> int:
-    """Return how many pictures go through a model at once."""
-    return 128 if device.type == "cuda" else 32  # more is no faster on CPUs, and takes memory
 
 
 def choose_model(model: str | Path | None = None) -> Path:

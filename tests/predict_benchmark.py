@@ -23,12 +23,12 @@ from audit_benchmark import Watch
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from dfd_utils.dataset import read_image
+from dfd_utils.dataset import read_image, scoring_batch_size
 from dfd_utils.export import export_onnx
 from dfd_utils.face_finder import shows_face
 from dfd_utils.models import fused, load_model
 from dfd_utils.precision import make_accelerator
-from dfd_utils.predict import PicturesDataset, batch_size
+from dfd_utils.predict import PicturesDataset
 from dfd_utils.transforms import eval_transform
 
 # The course project's way: a process and a model load an image.
@@ -72,7 +72,7 @@ def network_rate(folder: Path) -> float:
     network, description = load_model(folder)
     accelerator = make_accelerator(description["precision"])
     size = description["image_size"]
-    batch = batch_size(accelerator.device)
+    batch = scoring_batch_size(accelerator.device, size)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     images, scorer = images.to(accelerator.device), fused(network).to(accelerator.device)
     with torch.inference_mode(), accelerator.autocast():
