@@ -67,7 +67,7 @@ RECIPES = {
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
     "ours": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
-    "ours, degraded 0.8": Recipe({"degradation_probability": 0.8}, flip=True, best_epoch=True),
+    "ours and degraded 0.8": Recipe({"degradation_probability": 0.8}, flip=True, best_epoch=True),
     "ours and crop": Recipe(
         {"degradation_probability": 0.5}, flip=True, smallest_crop=0.6, best_epoch=True
     ),
