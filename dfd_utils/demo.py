@@ -13,6 +13,7 @@ from unittest import mock
 from dfd_utils import explain, transforms
 from dfd_utils.config import UserError
 from dfd_utils.models import MODELS, Detector, find_models, load_model
+from dfd_utils.out_of_distribution import TrainingData, read_training_data
 from dfd_utils.pictures import SUFFIXES, read_picture
 from dfd_utils.predict import choose_model, predict, stream
 
@@ -35,17 +36,17 @@ _STYLE = """
 .dfd .warning { color: var(--body-text-color); border-left: 4px solid #d98e04; padding-left: 8px; }
 """
 
-Model = tuple[Detector, dict]  # and its description
+Model = tuple[Detector, dict, TrainingData | None]  # and its description
 
 
 def load_run(run: Path | None = None) -> list[Model]:
-    """Load every model of a run (None: of the newest one), each with its description.
+    """Load every model of a run (None: of the newest one), with all that `stream` wants of it.
 
     Raises:
         UserError: no model there.
     """
     folders = find_models(run or choose_model().parent)
-    return [load_model(folder) for folder in folders]
+    return [(*load_model(folder), read_training_data(folder)) for folder in folders]
 
 
 def judge(path: str | Path, models: list[Model]) -> str:
@@ -59,8 +60,8 @@ def judge(path: str | Path, models: list[Model]) -> str:
         reason = str(error).removeprefix(f"{path}: ")
         return f"<p><strong>Not judged:</strong> {html.escape(reason)}.</p>"
     figures = [f"<figure><h3>Your picture</h3>{_embedded(explain.thumbnail(picture))}</figure>"]
-    for network, description in models:
-        (row,) = stream([str(path)], network, description)
+    for network, description, training_data in models:
+        (row,) = stream([str(path)], network, description, training_data)
         resized = transforms.eval_transform(description["image_size"])(picture)
         device = next(network.parameters()).device
         (heat,) = explain.heat_maps(network, description, resized[None].to(device))

@@ -27,8 +27,10 @@ from dfd_utils.config import (
     write_whole,
 )
 from dfd_utils.dataset import data_fingerprint, read_exclusions
-from dfd_utils.models import Detector, describe, save_model
+from dfd_utils.models import Detector, create_model, describe, load_weights, save_model
+from dfd_utils.out_of_distribution import fit_training_data, save_training_data
 from dfd_utils.processes import processes
+from dfd_utils.recipe import Training
 
 PATIENCE = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
 
@@ -165,12 +167,18 @@ def tell_epoch(
     )
 
 
-def finish(rows: list[dict], out: Path, name: str, profile: Profile) -> None:
+def finish(rows: list[dict], out: Path, training: Training, data: Path, profile: Profile) -> None:
     """Make the epoch with the highest Validation AUC the model; keep one checkpoint."""
+    name = training.model_name
     write_history(rows, out)
     best = _best(rows)
     weights = _epoch_folder(out, best["epoch"]) / "model.safetensors"
     write_whole(out / "model.safetensors", weights.read_bytes())
+    model = create_model(name)
+    load_weights(model, out / "model.safetensors", name)
+    fitted = fit_training_data(model.eval(), name, data, profile, training.accelerator)
+    save_training_data(fitted, out)
+    # Last: it says that the run is finished.
     write_whole(out / "model.json", _description(best, name, profile, len(rows)))
     for place in checkpoints(out)[1:]:
         shutil.rmtree(place)

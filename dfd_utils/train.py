@@ -93,7 +93,7 @@ def fit(
                 state = TrainingState(training.accelerator)
                 with CheckpointWriter(training.accelerator, state, out, log) as writer:
                     _train(training, state, writer, profile, watch, log)
-                on_main(finish, state.rows, out, model_name, profile)
+                on_main(finish, state.rows, out, training, data, profile)
         return on_main(pd.read_csv, out / "history.csv")
 
 
