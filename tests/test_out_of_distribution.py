@@ -76,5 +76,5 @@ def test_a_damaged_file_is_named(trained_run, tmp_path):
     whole = (trained_run / "resnet50" / out_of_distribution.FILE).read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 100):
         (tmp_path / out_of_distribution.FILE).write_bytes(content)
-        with pytest.raises(UserError, match=r"training_data\\.safetensors: damaged"):
+        with pytest.raises(UserError, match=r"training_data\.safetensors: damaged"):
             out_of_distribution.read_training_data(tmp_path)
