@@ -56,8 +56,7 @@ class Progress:
     def begin(self, state: TrainingState) -> None:
         """Start to show the epoch that the state is in."""
         self.title = f"{self.name} epoch {state.epoch}/{self.epochs}"
-        self.first, self.start = state.step, time.monotonic()
-        self.refreshed = self.told = self.start
+        self.start = None
         if self.log:
             self.bar = tqdm(
                 total=self.steps, initial=state.step, desc=self.title, unit="step",
@@ -70,6 +69,9 @@ class Progress:
             return
         self.bar.update()
         now = time.monotonic()
+        if self.start is None:  # counted from here: the first step waits for the workers to start
+            self.first = state.step
+            self.start = self.refreshed = self.told = now
         if now - self.refreshed < REFRESH_SECONDS:
             return
         self.refreshed = now

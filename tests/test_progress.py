@@ -12,7 +12,7 @@ def show(deadline=float("inf"), steps=6):
     rows = [{"seconds": 3.0, "images_per_second": 24.0}]  # 2 s of training, 1 s of judging
     state = SimpleNamespace(epoch=2, step=0, images=0, loss_sum=torch.zeros(()), rows=rows)
     shown.begin(state)
-    for _ in range(3):
+    for _ in range(4):
         state.step += 1
         state.images += 8
         state.loss_sum += 8 * 0.25
@@ -32,8 +32,8 @@ def test_an_unwatched_training_tells_a_line_now_and_then(clock, monkeypatch, cap
     monkeypatch.setattr(progress, "watched", lambda: False)
     assert progress.LINE_MINUTES * 60 == 300
     (line,) = show()
-    # three steps in 300 s: 8 images each 100 s, three steps and one judging (1 s) are left
-    assert line == "model epoch 2/2, step 3/6: loss 0.250, 0 images/s, 5 min 1 s left"
+    # three steps in the 300 s after the first: two steps and one judging (1 s) are left
+    assert line == "model epoch 2/2, step 4/6: loss 0.250, 0 images/s, 3 min 21 s left"
     assert capsys.readouterr().err == ""
 
 
