@@ -27,7 +27,7 @@ from dfd_utils.config import (
     write_whole,
 )
 from dfd_utils.dataset import data_fingerprint, read_exclusions
-from dfd_utils.models import Detector, create_model, describe, load_weights, save_model
+from dfd_utils.models import Detector, describe, load_weights, save_model
 from dfd_utils.out_of_distribution import fit_training_data, save_training_data
 from dfd_utils.processes import processes
 from dfd_utils.recipe import Training
@@ -169,12 +169,11 @@ def tell_epoch(
 
 def finish(rows: list[dict], out: Path, training: Training, data: Path, profile: Profile) -> None:
     """Make the epoch with the highest Validation AUC the model; keep one checkpoint."""
-    name = training.model_name
+    name, model = training.model_name, training.averaged.module
     write_history(rows, out)
     best = _best(rows)
     weights = _epoch_folder(out, best["epoch"]) / "model.safetensors"
     write_whole(out / "model.safetensors", weights.read_bytes())
-    model = create_model(name)
     load_weights(model, out / "model.safetensors", name)
     fitted = fit_training_data(model.eval(), name, data, profile, training.accelerator)
     save_training_data(fitted, out)
