@@ -10,16 +10,15 @@ from safetensors import SafetensorError
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from dfd_utils import transforms
 from dfd_utils.config import SPLITS, Profile, UserError, write_whole
 from dfd_utils.dataset import data_loader, load_split, scoring_batch_size
-from dfd_utils.models import MODELS, Detector
+from dfd_utils.models import MODELS, Detector, fused
 
 FILE = "training_data.safetensors"
-IMAGES = 1000  # of Train and of Validation, at the most
+IMAGES = 1000  # of Train and of Validation, about (see DeepFakeDataset.every)
 NEARER = 0.99  # share of Validation that lies nearer than the limit
 
 
@@ -35,7 +34,7 @@ class DetectorWithFeatures(nn.Module):
         nodes = {entry.layers_by_stride[8]: "features", entry.head: "logits"}
         extractor = create_feature_extractor(model.backbone.eval(), nodes)
         # Its own class forgets, when copied, that it is in eval mode.
-        self.detector = Detector(fuse(GraphModule(extractor, extractor.graph))).eval()
+        self.detector = fused(Detector(GraphModule(extractor, extractor.graph)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.detector(images)
@@ -117,6 +116,8 @@ def read_training_data(model: Path) -> TrainingData | None:
     Raises:
         UserError: the file is damaged.
     """
+    if model.is_file() and model.suffix != ".safetensors":
+        return None  # a foreign file, whatever run it lies beside
     path = (model.parent if model.is_file() else model) / FILE
     try:
         return TrainingData(**safetensors.torch.load_file(path))

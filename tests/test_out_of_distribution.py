@@ -28,7 +28,7 @@ def features_by_hand(model, name, data, split):
 
 
 @pytest.mark.parametrize("name", STRIDE_8)
-def test_distances_and_their_limit_against_scipy(trained_run, easy_data, quick, name):
+def test_distances_and_their_limit_against_scipy(trained_run, easy_data, name):
     model, _ = load_model(trained_run / name)
     train, validation, test = (
         features_by_hand(model, name, easy_data, split) for split in ("Train", "Validation", "Test")
@@ -60,7 +60,7 @@ def test_the_scorer_gives_the_models_logits(trained_run, easy_data, name):
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in scorer.modules())  # folded
 
 
-def test_at_most_a_thousand_images_are_looked_at(easy_data, trained_run, quick, monkeypatch):
+def test_about_a_thousand_images_are_looked_at(easy_data, trained_run, quick, monkeypatch):
     monkeypatch.setattr(out_of_distribution, "IMAGES", 6)
     model, _ = load_model(trained_run / "efficientnet_b0")
     sizes = []
@@ -69,6 +69,15 @@ def test_at_most_a_thousand_images_are_looked_at(easy_data, trained_run, quick, 
     accelerator = make_accelerator("fp32")
     out_of_distribution.fit_training_data(model, "efficientnet_b0", easy_data, quick, accelerator)
     assert sizes == [6]
+
+
+def test_a_foreign_file_beside_a_run_has_no_training_data(trained_run, tmp_path):
+    whole = (trained_run / "resnet50" / out_of_distribution.FILE).read_bytes()
+    (tmp_path / out_of_distribution.FILE).write_bytes(whole)
+    for name in ("theirs.pth", "model.safetensors"):
+        (tmp_path / name).touch()
+    assert out_of_distribution.read_training_data(tmp_path / "theirs.pth") is None
+    assert out_of_distribution.read_training_data(tmp_path / "model.safetensors") is not None
 
 
 def test_a_damaged_file_is_named(trained_run, tmp_path):
