@@ -14,11 +14,7 @@ from dfd_utils.config import BUILD_DIR, CLASSES, UserError
 from dfd_utils.dataset import data_loader, scoring_batch_size
 from dfd_utils.face_finder import shows_face
 from dfd_utils.models import Detector, find_models, load_model
-from dfd_utils.out_of_distribution import (
-    DetectorWithFeatures,
-    TrainingData,
-    read_training_data,
-)
+from dfd_utils.out_of_distribution import DetectorWithFeatures, TrainingData, read_training_data
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
