@@ -1,6 +1,6 @@
 """Whether a picture shows a face at all, for the warning beside a score."""
 
-from functools import cache
+from threading import local
 
 import cv2
 import numpy as np
@@ -13,9 +13,13 @@ SIZES = ((0.6, 1.5), (0.35, 0.6))  # of a face, in sides of the picture; the usu
 cv2.setNumThreads(1)  # worker processes share the cores, and threads do not survive a fork
 
 
-@cache
-def _cascade() -> cv2.CascadeClassifier:
-    return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+class _Cascade(local):  # one a thread: it keeps the picture that it is searching
+    def __init__(self):
+        path = cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml"
+        self.classifier = cv2.CascadeClassifier(path)
+
+
+_cascade = _Cascade()
 
 
 def shows_face(picture: Tensor) -> bool:
@@ -30,6 +34,6 @@ def shows_face(picture: Tensor) -> bool:
     grey = cv2.equalizeHist(cv2.copyMakeBorder(grey, *margins, cv2.BORDER_REPLICATE))
     for ends in SIZES:
         smallest, largest = ((round(share * SIDE),) * 2 for share in ends)
-        if len(_cascade().detectMultiScale(grey, 1.1, 1, 0, smallest, largest)):
+        if len(_cascade.classifier.detectMultiScale(grey, 1.1, 1, 0, smallest, largest)):
             return True
     return False

@@ -63,7 +63,8 @@ def decode(content: bytes) -> np.ndarray:
 
 def _plain_jpeg(content: bytes) -> np.ndarray | None:
     """Return uint8 `[H, W, 3]`; None where Pillow has to look: no JPEG, damaged, turned, huge."""
-    if not simplejpeg.is_jpeg(content) or b"Exif" in content or b"Orientation" in content:
+    header = _jpeg_header(content)
+    if not simplejpeg.is_jpeg(content) or b"Exif" in header or b"Orientation" in header:
         return None  # EXIF or XMP may say that the image lies on its side
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(content)
@@ -72,3 +73,13 @@ def _plain_jpeg(content: bytes) -> np.ndarray | None:
         return simplejpeg.decode_jpeg(content)
     except ValueError:
         return None
+
+
+def _jpeg_header(content: bytes) -> bytes:
+    """Return what stands before a JPEG's first scan; all of it, where that is not clear."""
+    place = 2  # behind the start marker; then come segments: marker, length, content
+    while (marker := content[place : place + 2]) != b"\xff\xda":
+        if marker[:1] != b"\xff":
+            return content
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return content[:place]

@@ -4,16 +4,17 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from dfd_utils.config import UserError
-from dfd_utils.dataset import read_image
-from dfd_utils.images import IMAGE_SUFFIXES
+from dfd_utils.images import IMAGE_SUFFIXES, decode
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -78,15 +79,15 @@ def read_picture(path: str | Path) -> Tensor:
     """
     try:
         _check_file(os.stat(path))
-        # Opened here: Pillow maps a TIFF that it opens itself, and scrambles one turned by EXIF.
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-            _check_header(image, path)
+        content = Path(path).read_bytes()
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
+            _check_header(image, content)
             plain = image.mode in ("RGB", "L") and not image.has_transparency_data
             if not plain or image.format == "TIFF":
                 return pil_to_tensor(_as_rgb(ImageOps.exif_transpose(image)))
-        return read_image(path)  # as in training and evaluation
+        return torch.from_numpy(decode(content)).permute(2, 0, 1)  # as in training and evaluation
     except UserError as error:
-        reason = str(error).removeprefix(f"{path}: ").split("; ")[0]
+        reason = str(error)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"more than {MAX_PIXELS // 10**6} megapixels"
     except Image.UnidentifiedImageError:
@@ -107,12 +108,12 @@ def _check_file(status: os.stat_result) -> None:
         raise UserError(f"more than {MAX_BYTES // 10**6} MB")
 
 
-def _check_header(image: Image.Image, path: str | Path) -> None:
+def _check_header(image: Image.Image, content: bytes) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise UserError(f"more than {MAX_PIXELS // 10**6} megapixels")
     if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
         raise UserError("an animation; save one of its frames as a picture")
-    if image.info.get("progressive") and Path(path).read_bytes().count(b"\xff\xda") > MAX_SCANS:
+    if image.info.get("progressive") and content.count(b"\xff\xda") > MAX_SCANS:
         raise UserError(f"a JPEG of more than {MAX_SCANS} scans")
 
 

@@ -1,8 +1,12 @@
 """Pictures in, labels and probabilities out."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Barrier
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,12 +32,20 @@ TINY = 0.5  # warned of: a shorter side below this share of the model's image si
 class PicturesDataset(Dataset):
     """Pictures by path; what cannot be read comes as a black image with its error.
 
-    An item: uint8 `[3, S, S]`, its position, error, warning ("" where there is none).
+    An item: uint8 `[3, S, S]`, its position, error, warning ("" where there is none). A batch's
+    items are read by `threads`, if there are any.
     """
 
-    def __init__(self, files: Sequence[str], image_size: int, find_faces: bool = True):
+    def __init__(
+        self,
+        files: Sequence[str],
+        image_size: int,
+        find_faces: bool = True,
+        threads: ThreadPoolExecutor | None = None,
+    ):
         self.files, self.image_size, self.find_faces = files, image_size, find_faces
         self.transform = transforms.eval_transform(image_size)
+        self.threads = threads
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,6 +59,15 @@ class PicturesDataset(Dataset):
             return black, index, str(error).removeprefix(f"{file}: "), ""
         resized = self.transform(picture)
         return resized, index, "", "; ".join(self._warnings(picture, resized))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
+        if self.threads is None:
+            return self._read(indices)
+        shares = np.array_split(indices, torch.get_num_threads())
+        return [item for items in self.threads.map(self._read, shares) for item in items]
+
+    def _read(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
+        return [self[int(index)] for index in indices]
 
     def _warnings(self, picture: Tensor, resized: Tensor) -> Iterator[str]:
         height, width = picture.shape[1:]
@@ -108,8 +129,10 @@ def stream(
     if find_faces is None:
         find_faces = len(files) <= SEARCHED
     accelerator = make_accelerator(description["precision"])
-    dataset = PicturesDataset(files[start:], description["image_size"], find_faces)
-    workers = 0 if len(dataset) <= FEW else min(8, torch.get_num_threads())
+    on_gpu = accelerator.device.type == "cuda"
+    threads = None if on_gpu else _reading_threads()
+    dataset = PicturesDataset(files[start:], description["image_size"], find_faces, threads)
+    workers = min(8, torch.get_num_threads()) if on_gpu and len(dataset) > FEW else 0
     at_once = scoring_batch_size(accelerator.device, description["image_size"])
     loader = data_loader(dataset, at_once, num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
@@ -119,7 +142,7 @@ def stream(
         total=len(files), initial=start, unit="img", desc="Predicting",
         disable=None if progress and accelerator.is_main_process else True,
     )  # fmt: skip
-    with bar:
+    with bar, threads or nullcontext():
         for images, positions, errors, warnings in loader:
             with torch.inference_mode(), accelerator.autocast():
                 logits, features = scorer(images)
@@ -142,6 +165,20 @@ def stream(
                 rows = accelerator.gather_for_metrics(rows, use_gather_object=True)
             yield from rows
             bar.update(len(rows))
+
+
+def _reading_threads() -> ThreadPoolExecutor:
+    """Return as many threads as torch computes with, in each of which it computes with one.
+
+    They read a batch while the model waits. Read beside it, by other processes, each picture took
+    more from the model than its own time: a thread of the model that is held up holds up all.
+    """
+    number = torch.get_num_threads()
+    threads = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+    all_started = Barrier(number)
+    list(threads.map(lambda _: all_started.wait(), range(number)))
+    torch.set_num_threads(number)  # for threads that others start: each call sets that, too
+    return threads
 
 
 def _with_distance(warning: str, far: bool) -> str:

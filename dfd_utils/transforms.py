@@ -2,21 +2,21 @@
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 # Statistics of ImageNet, those that torchvision's weights expect.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def eval_transform(image_size: int) -> v2.Transform:
+def eval_transform(image_size: int) -> Callable[[Tensor], Tensor]:
     """Resize to a square of `image_size` pixels: uint8 `[3, H, W]` in, uint8 out."""
-    return v2.Resize((image_size, image_size), antialias=True)
+    return partial(F.resize, size=[image_size, image_size], antialias=True)
 
 
 def normalize(images: Tensor, mean: tuple = MEAN, std: tuple = STD) -> Tensor:
