@@ -82,11 +82,15 @@ def test_any_colour_mode_becomes_rgb(tmp_path, mode):
     assert read_image(tmp_path / f"a.{suffix}").shape == (3, 10, 20)
 
 
-def test_exif_turned_image_is_upright(tmp_path):
+@pytest.mark.parametrize("before", [b"", b"\xff\xda" * 9])  # looks like the scan's marker
+def test_exif_turned_image_is_upright(tmp_path, before):
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()
     exif[0x0112] = 6  # turned by a quarter
     image.save(tmp_path / "a.jpg", exif=exif)
+    start, rest = (content := (tmp_path / "a.jpg").read_bytes())[:2], content[2:]
+    comment = b"\xff\xfe" + (2 + len(before)).to_bytes(2, "big") + before
+    (tmp_path / "a.jpg").write_bytes(start + comment + rest)
     assert read_image(tmp_path / "a.jpg").shape == (3, 20, 10)
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -302,6 +303,20 @@ def test_in_python_a_frame_of_the_same(faces, model, run):
     _, rows = run(*faces[:3])
     assert predict.predict(faces[:3], model).to_dict("records") == rows
     assert predict.predict([], model).columns.tolist() == list(predict.COLUMNS)
+
+
+def test_many_are_read_and_scored_as_each_alone(faces, model):
+    one = [predict.predict(face, model).iloc[0] for face in faces]
+    many = predict.predict(faces, model)
+    assert many["path"].tolist() == faces
+    assert many["score"].to_list() == pytest.approx([row["score"] for row in one], abs=1e-6)
+
+
+def test_other_threads_compute_as_before(faces, model):
+    before = torch.get_num_threads()
+    predict.predict(faces, model)
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(torch.get_num_threads).result() == before
 
 
 def test_a_runs_folder_means_its_best_model(trained_run):
