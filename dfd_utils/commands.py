@@ -127,8 +127,6 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    # Before torch is imported: its waiting threads leave the cores to those that read pictures.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dfd_utils.prediction_file import write_predictions
 
     if options.resume and not options.output:
