@@ -1,7 +1,6 @@
 """What training on degraded images is worth: the same training with and without them."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from dfd_utils.evaluate import evaluate
 from dfd_utils.plots import axes_grid
 from dfd_utils.resampling import TAILS, metric_interval, resample_counts
 from dfd_utils.robustness import degraded_predictions
+from dfd_utils.run import read_configuration
 from dfd_utils.words import interval, title_of
 
 WITHOUT, WITH, DIFFERENCE = "without degraded images", "with degraded images", "with less without"
@@ -34,7 +34,7 @@ def train_both(folder: Path, data: Path) -> dict[str, Path]:
         UserError: no trained model in `folder`; as train.fit.
     """
     title_of(folder)
-    begun = json.loads((folder / "config.json").read_text())
+    begun = read_configuration(folder)
     settings, trained_on = begun["settings"], begun["data_fingerprint"]
     other = 0.0 if settings["degradation_probability"] else SHARE
     profile = config.get_profile(**settings | {"degradation_probability": other})

@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from dfd_utils import duplicates
 from dfd_utils.compare import delong_interval
-from dfd_utils.config import CLASSES, SPLITS, UserError, write_whole
+from dfd_utils.config import CLASSES, SPLITS, UserError, read_json, write_whole
 from dfd_utils.inventory import list_images, measure_all
 from dfd_utils.measure import COLOURS, HASH_SIZE, STATISTICS, VERSION
 
@@ -55,7 +55,7 @@ def audit(folder: str | Path, out: str | Path, processes: int | None = None) -> 
         state.update("\n".join(map(str, listing[column])).encode(errors="surrogateescape"))
     state = state.hexdigest()
     if all((out / name).is_file() for name in FILES):
-        summary = json.loads((out / "summary.json").read_text())
+        summary = read_json(out / "summary.json", (), "delete it")
         if summary.get("state") == state:
             return summary
     try:

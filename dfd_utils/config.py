@@ -1,7 +1,9 @@
 """Paths, names and settings that every other module shares."""
 
 import dataclasses
+import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +168,24 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             "free the place or set DFD_OUTPUT_DIR to a folder of yours"
         ) from error
     return path
+
+
+def read_json(path: Path, keys: Collection[str], remedy: str) -> dict:
+    """Return the object in a JSON file that holds at least these keys.
+
+    Raises:
+        UserError: the file is missing or damaged; names it and the remedy.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and content.keys() >= set(keys):
+            return content
+        problem = "damaged"
+    except FileNotFoundError:
+        problem = "missing"
+    except (OSError, ValueError):
+        problem = "damaged"
+    raise UserError(f"{path}: {problem}; {remedy}")
 
 
 def duration(seconds: float) -> str:

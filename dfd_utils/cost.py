@@ -1,6 +1,5 @@
 """What a model costs: parameters, FLOPs, weights, training time; measured: speed and memory."""
 
-import json
 import math
 import multiprocessing
 import time
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dfd_utils.models import load_model
 from dfd_utils.precision import make_accelerator
+from dfd_utils.run import read_configuration
 
 BATCH_SIZE = 32
 RUNS = 30  # of one image, 3 of a batch; the median counts
@@ -41,7 +41,7 @@ def training_cost(folder: Path) -> dict:
     """Return what the training took: device, epochs, minutes, images/s."""
     history = pd.read_csv(folder / "history.csv")
     return {
-        "trained on": json.loads((folder / "config.json").read_text())["device"],
+        "trained on": read_configuration(folder)["device"],
         "epochs": len(history),
         "training (min)": history["seconds"].sum() / 60,
         "training (images/s)": history["images_per_second"].median(),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import pandas as pd
 from scipy.special import expit
 
 from dfd_utils import compare, metrics, plots, resampling, transforms
-from dfd_utils.config import CLASSES, UserError, write_whole
+from dfd_utils.config import CLASSES, UserError, read_json, write_whole
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split, scoring_batch_size
 from dfd_utils.evaluation_plots import confusion_matrices
-from dfd_utils.models import MODELS, Detector, find_models, fused, load_model
+from dfd_utils.models import MODELS, Detector, find_models, fused, load_model, read_description
 from dfd_utils.precision import make_accelerator
 from dfd_utils.processes import on_main
+from dfd_utils.run import read_configuration
 from dfd_utils.train import evaluate_epoch
 
 VERSION = 3  # raise it whenever the same model and data give other predictions or entries
@@ -43,7 +45,7 @@ def evaluate(
     rows = []
     for folder in find_models(*paths):
         out = place(folder, data, fingerprint)
-        description = json.loads((folder / "model.json").read_text())
+        description = read_description(folder)
         entry = on_main(_kept, folder, out, split, fingerprint)
         if entry is None:
             log(f"{folder.name}: scoring {split} of {data.name}")
@@ -79,9 +81,9 @@ def read_metrics(folder: Path, split: str) -> dict:
     Raises:
         UserError: that split was not judged yet.
     """
-    path = folder / "metrics.json"
-    entry = json.loads(path.read_text()).get(split) if path.is_file() else None
+    entry = entries(folder).get(split)
     if entry is None:
+        path = folder / "metrics.json"
         raise UserError(f"{path}: {split} was not judged yet; run notebook 04 or `dfd evaluate`")
     return entry
 
@@ -148,8 +150,9 @@ def telling_images(predictions: pd.DataFrame, images: int) -> pd.DataFrame:
 
 def place(folder: Path, data: Path, fingerprint: str) -> Path:
     """Return where a model's files about a data set lie: its own folder, or one inside it."""
-    config = folder / "config.json"
-    own = json.loads(config.read_text())["data_fingerprint"] if config.is_file() else fingerprint
+    own = fingerprint
+    if (folder / "config.json").is_file():
+        own = read_configuration(folder)["data_fingerprint"]
     return folder if own == fingerprint else folder / f"on_{data.name}"
 
 
@@ -161,23 +164,32 @@ def scoring_key(folder: Path, fingerprint: str) -> str:
 
 
 def _kept(folder: Path, out: Path, split: str, fingerprint: str) -> dict | None:
-    try:
-        entry = json.loads((out / "metrics.json").read_text())[split]
-        compare.read_predictions(out / f"predictions_{split}.csv")
-    except (OSError, ValueError, KeyError, UserError):
+    entry = entries(out).get(split, {})
+    if entry.get("scored") != scoring_key(folder, fingerprint):
         return None
-    return entry if entry.get("scored") == scoring_key(folder, fingerprint) else None
+    with suppress(UserError):
+        compare.read_predictions(out / f"predictions_{split}.csv")
+        return entry
+    return None
+
+
+def entries(folder: Path) -> dict[str, dict]:
+    """Return what a model's metrics.json holds; nothing where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / "metrics.json"
+    return read_json(path, (), "delete it") if path.is_file() else {}
 
 
 def write_entry(folder: Path, out: Path, name: str, entry: dict) -> None:
     """Put an entry into `out`/metrics.json, beside what is there."""
-    path = out / "metrics.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    known |= {
+    known = entries(out) | {
         "classes": CLASSES,
         "positive_class": CLASSES[1],
         "threshold": 0.5,
-        "validation_threshold": json.loads((folder / "model.json").read_text())["threshold"],
+        "validation_threshold": read_description(folder)["threshold"],
         name: entry,
     }
-    write_whole(path, json.dumps(known, indent=2) + "\n")
+    write_whole(out / "metrics.json", json.dumps(known, indent=2) + "\n")

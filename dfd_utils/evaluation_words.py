@@ -1,6 +1,5 @@
 """The evaluation in tables and sentences, from the metrics.json of each model."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +7,7 @@ from scipy.stats import binomtest
 
 from dfd_utils.config import SPLITS
 from dfd_utils.evaluate import read_metrics
-from dfd_utils.models import MODELS
+from dfd_utils.models import MODELS, read_description
 from dfd_utils.words import interval, title_of
 
 NAMES = {
@@ -67,7 +66,7 @@ def calibration_table(folders: list[Path], split: str) -> pd.DataFrame:
     for folder in folders:
         after = read_metrics(folder, split)
         before = after["before_temperature"]
-        temperature = json.loads((folder / "model.json").read_text())["temperature"]
+        temperature = read_description(folder)["temperature"]
         for when, entry in (("before", before), (f"after, T = {temperature:.2f}", after)):
             shown = {printed(name): _shown(entry, name) for name in before["intervals"]}
             rows.append({"model": title_of(folder), "temperature": when} | shown)

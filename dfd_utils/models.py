@@ -1,6 +1,5 @@
 """The model registry, and models on disk: `model.safetensors` beside `model.json`."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
-from dfd_utils.config import CLASSES, UserError, write_whole
+from dfd_utils.config import CLASSES, UserError, read_json, write_whole
 from dfd_utils.weights import read_weights
 
 
@@ -198,7 +197,7 @@ def load_model(path: str | Path) -> tuple[Detector, dict]:
         name, weights = _recognise(path), path
         description = describe(name, 224, "fp32", temperature=1.0, threshold=0.5)
     else:
-        description = _read_description(folder)
+        description = read_description(folder)
         name = description["architecture"]
         weights = path if path.is_file() else folder / "model.safetensors"
     model = create_model(name)
@@ -206,17 +205,20 @@ def load_model(path: str | Path) -> tuple[Detector, dict]:
     return model.eval(), description
 
 
-def _read_description(folder: Path) -> dict:
-    try:
-        description = json.loads((folder / "model.json").read_text())
-        missing = describe("", 0, "", 0, 0).keys() - description.keys()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: no model (model.json is missing); train one first") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'model.json'}: damaged; train the model again") from error
-    if missing:
-        raise UserError(f"{folder / 'model.json'}: damaged; train the model again")
-    return description
+def read_description(folder: Path) -> dict:
+    """Return what `describe` made of the model in a folder.
+
+    Raises:
+        UserError: no model there, or its description is damaged.
+    """
+    path, remedy = folder / "model.json", "train the model again"
+    if not path.is_file():
+        raise UserError(f"{folder}: no model (model.json is missing); train one first")
+    told = read_json(path, describe("", 0, "", 0, 0), remedy)
+    numbers = (told[name] for name in ("image_size", "temperature", "threshold"))
+    if told["architecture"] not in MODELS or not all(isinstance(n, int | float) for n in numbers):
+        raise UserError(f"{path}: damaged; {remedy}")
+    return told
 
 
 def find_models(*paths: str | Path) -> list[Path]:

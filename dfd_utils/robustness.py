@@ -1,6 +1,5 @@
 """How models hold up on degraded images."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,8 @@ from dfd_utils import transforms
 from dfd_utils.compare import delong_interval
 from dfd_utils.config import write_whole
 from dfd_utils.dataset import data_fingerprint, data_loader, load_split
-from dfd_utils.evaluate import calibrated, place, scoring_key, write_entry
-from dfd_utils.models import fused, load_model
+from dfd_utils.evaluate import calibrated, entries, place, scoring_key, write_entry
+from dfd_utils.models import fused, load_model, read_description
 from dfd_utils.precision import make_accelerator
 
 SEVERITIES = (1, 3, 5)
@@ -49,7 +48,7 @@ def degraded_predictions(
     for folder in folders:
         found[folder] = _kept(places[folder], keys[folder])
         if found[folder] is None:
-            size = json.loads((folder / "model.json").read_text())["image_size"]
+            size = read_description(folder)["image_size"]
             missing.setdefault(size, []).append(folder)
     for size, group in missing.items():  # degraded once for all models of one image size
         for folder, table in _scored(group, size, data, split, severities, images).items():
@@ -60,12 +59,13 @@ def degraded_predictions(
 
 
 def _kept(path: Path, key: str) -> pd.DataFrame | None:
-    try:
-        entry = json.loads((path.parent / "metrics.json").read_text())[path.stem]
-        table = pd.read_csv(path, converters={"score": float})  # exact to the last bit
-    except (OSError, ValueError, KeyError):
+    if entries(path.parent).get(path.stem, {}).get("scored") != key:
         return None
-    return table if entry["scored"] == key and tuple(table.columns) == COLUMNS else None
+    try:
+        table = pd.read_csv(path, converters={"score": float})  # exact to the last bit
+    except (OSError, ValueError):
+        return None
+    return table if tuple(table.columns) == COLUMNS else None
 
 
 @torch.inference_mode()

@@ -24,10 +24,11 @@ from dfd_utils.config import (
     TUNED,
     Profile,
     UserError,
+    read_json,
     write_whole,
 )
 from dfd_utils.dataset import data_fingerprint, read_exclusions
-from dfd_utils.models import Detector, describe, load_weights, save_model
+from dfd_utils.models import Detector, describe, load_weights, read_description, save_model
 from dfd_utils.out_of_distribution import fit_training_data, save_training_data
 from dfd_utils.processes import processes
 from dfd_utils.recipe import Training
@@ -89,15 +90,24 @@ def configuration(model_name: str, data: Path, profile: Profile) -> dict:
     }
 
 
+def read_configuration(folder: Path) -> dict:
+    """Return what `configuration` told of a run when it was begun.
+
+    Raises:
+        UserError: config.json is missing or damaged.
+    """
+    keys = "model", "settings", "data", "data_fingerprint", "device", "versions", "git_commit"
+    return read_json(folder / "config.json", keys, "delete that folder and train again")
+
+
 def as_begun(out: Path, profile: Profile) -> Profile:
     """Return the profile with what the machine of the run in `out` chose, if it was begun.
 
     What is to be found on the machine was found when the run began, maybe on another one.
     """
-    path = out / "config.json"
-    if not path.is_file():
+    if not (out / "config.json").is_file():
         return profile
-    begun = json.loads(path.read_text())["settings"]
+    begun = read_configuration(out)["settings"]
     found = {k: begun[k] for k, v in TUNED.items() if getattr(profile, k) == v and k in begun}
     return dataclasses.replace(profile, **found)
 
@@ -110,7 +120,7 @@ def refuse_other_settings(path: Path, config: dict) -> None:
     """
     if not path.is_file():
         return
-    before = json.loads(path.read_text())
+    before = read_configuration(path.parent)
     for part in ("model", "data_fingerprint", "settings"):
         old, new = before[part], config[part]
         if part == "settings":
@@ -129,10 +139,9 @@ def refuse_other_settings(path: Path, config: dict) -> None:
 
 def finished(out: Path, profile: Profile) -> bool:
     """Say whether the run in `out` has all the epochs that are asked for."""
-    described = out / "model.json"
-    if not described.is_file():
+    if not (out / "model.json").is_file():
         return False
-    return json.loads(described.read_text()).get("epochs", profile.epochs) >= profile.epochs
+    return read_description(out).get("epochs", profile.epochs) >= profile.epochs
 
 
 def keep_weights(model: Detector, row: dict, out: Path, name: str, profile: Profile) -> None:

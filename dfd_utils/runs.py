@@ -11,6 +11,7 @@ from dfd_utils.config import FREE_SETTINGS, UserError
 from dfd_utils.dataset import check_layout, data_fingerprint
 from dfd_utils.evaluate import evaluate, place, read_metrics
 from dfd_utils.models import find_models
+from dfd_utils.run import read_configuration
 
 FREE = ("seed", *FREE_SETTINGS)  # settings in which repeats of one training may differ
 
@@ -32,13 +33,10 @@ def repeats(folder: Path) -> list[Path]:
 
 def _training(folder: Path) -> tuple[str, int]:
     """Return what was trained, as one text without the seed, and the seed."""
-    try:
-        told = json.loads((folder / "config.json").read_text())
-        settings = {k: v for k, v in told["settings"].items() if k not in FREE}
-        what = [told["model"], told["data_fingerprint"], settings]
-        return json.dumps(what, sort_keys=True), told["settings"]["seed"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: missing or damaged; train it again") from error
+    told = read_configuration(folder)
+    settings = {k: v for k, v in told["settings"].items() if k not in FREE}
+    what = [told["model"], told["data_fingerprint"], settings]
+    return json.dumps(what, sort_keys=True), told["settings"]["seed"]
 
 
 def seed_metrics(
@@ -93,7 +91,7 @@ def across_data_sets(
             if (what := _training(folder)[0]) in seen:
                 continue
             seen.add(what)
-            trained_on = json.loads((folder / "config.json").read_text())["data"]
+            trained_on = read_configuration(folder)["data"]
             if not everything and place(folder, own, sets[0][1]) != folder:
                 continue
             for data, fingerprint in sets:

@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import find_executable_batch_size
 from torch import nn
 
-from dfd_utils.config import BUILD_DIR, Profile, UserError, write_whole
+from dfd_utils.config import BUILD_DIR, Profile, UserError, read_json, write_whole
 from dfd_utils.memory import keep_freed_memory
 from dfd_utils.models import MEMORY_FORMATS, create_model
 from dfd_utils.processes import processes
@@ -55,7 +55,7 @@ def tune(
 
 def _fastest(model_name: str, profile: Profile, images: int, log: Callable[[str], None]) -> Profile:
     place = BUILD_DIR / "tuning.json"
-    kept = json.loads(place.read_text()) if place.is_file() else {}
+    kept = read_json(place, (), "delete it") if place.is_file() else {}
     key = f"{model_name} at {profile.image_size} px on {_device_name()}, torch {torch.__version__}"
     if key not in kept:
         kept[key] = _rates(model_name, profile.image_size)

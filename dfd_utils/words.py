@@ -1,13 +1,13 @@
 """Tables and sentences made from the files of a run: what the notebooks say in numbers."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.models import MODELS
+from dfd_utils.models import MODELS, read_description
 from dfd_utils.published import published_results
+from dfd_utils.run import read_configuration
 from dfd_utils.sample import is_sample
 
 
@@ -111,17 +111,16 @@ def title_of(folder: Path) -> str:
     Raises:
         UserError: no trained model there.
     """
-    place = folder / "model.json"
-    if not place.is_file():
+    if not (folder / "model.json").is_file():
         raise UserError(f"{folder}: no trained model; run notebooks 02 and 03 first")
-    return MODELS[json.loads(place.read_text())["architecture"]].title
+    return MODELS[read_description(folder)["architecture"]].title
 
 
 def colophon(folders: list[Path]) -> pd.DataFrame:
     """Return the data, settings, versions and commit that made each model."""
     columns = {}
     for folder in folders:
-        told = json.loads((folder / "config.json").read_text())
+        told = read_configuration(folder)
         columns[title_of(folder)] = {
             "data set": told["data"],
             "data fingerprint": told["data_fingerprint"],

@@ -34,6 +34,16 @@ def test_every_model_of_the_folder_is_judged(judged, trained_run):
         assert picture.startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
+def test_a_damaged_file_is_named_and_kept(judged, trained_run, easy_data, tmp_path, name, content):
+    model = shutil.copytree(trained_run / "resnet50", tmp_path / "resnet50")
+    (model / name).write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=rf"{name}: damaged; \w+"):
+        evaluate.evaluate([model], easy_data, "Test", log=lambda _: None, resamples=10)
+    assert (model / name).read_text(encoding="latin-1") == content
+
+
 def test_metrics_are_those_of_the_predictions_file(judged, trained_run):
     for name, row in judged.iterrows():
         table = pd.read_csv(trained_run / name / "predictions_Test.csv")

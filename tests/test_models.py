@@ -87,9 +87,11 @@ def test_damaged_or_missing_model_is_named(saved):
     (saved / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match="not a file of weights"):
         load_model(saved)
-    (saved / "model.json").write_text("{")
-    with pytest.raises(UserError, match=r"model\.json: damaged"):
-        load_model(saved)
+    description = json.loads((saved / "model.json").read_text())
+    for damaged in ("{", json.dumps(description | {"temperature": "high"})):
+        (saved / "model.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"model\.json: damaged"):
+            load_model(saved)
     (saved / "model.json").unlink()
     with pytest.raises(UserError, match="no model"):
         load_model(saved)

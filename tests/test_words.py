@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dfd_utils import comparison_words, evaluation_words, words
+from dfd_utils import comparison_words, evaluation_words, models, words
 from dfd_utils.config import UserError
 from dfd_utils.published import published_results
 
@@ -66,7 +66,8 @@ def test_sample_is_always_named(tiny_sample, easy_data):
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="no trained model"):
         words.title_of(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps({"architecture": "efficientnet_b0"}))
+    told = models.describe("efficientnet_b0", 64, "fp32", temperature=1.0, threshold=0.5)
+    (tmp_path / "model.json").write_text(json.dumps(told))
     assert words.title_of(tmp_path) == "EfficientNet-B0"
 
 
