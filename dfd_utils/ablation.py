@@ -154,9 +154,11 @@ def ablation_words(title: str, severities: pd.DataFrame, test: pd.DataFrame) -> 
         f"the change, {lost[DIFFERENCE]}, is "
         f"{_clear(*rows.loc[DIFFERENCE, ['lost_low', 'lost_high']])}.\n"
         f"- On Test its AUC is {auc[WITHOUT]} without and {auc[WITH]} with them; the change, "
-        f"{auc[DIFFERENCE]}, is {_clear(*test.loc[DIFFERENCE, ['low', 'high']])}."
+        f"{auc[DIFFERENCE]}, is {_clear(*test.loc[DIFFERENCE, ['low', 'high']])}. "
+        "It is one training of each: another seed may move either."
     )
 
 
 def _clear(low: float, high: float) -> str:
-    return "within what chance explains" if low <= 0 <= high else "more than chance explains"
+    how = "within what" if low <= 0 <= high else "more than"
+    return f"{how} the choice of images explains"

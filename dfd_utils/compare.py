@@ -186,4 +186,10 @@ def compare_models(
         "f1_difference": entry(difference.loc["f1"]),
         "mcnemar": mcnemar(labels, scores_a, scores_b, threshold_a, threshold_b),
     }
-    return {"positive_class": CLASSES[1], "images": len(labels), "models": models, "pair": pair}
+    return {
+        "positive_class": CLASSES[1],
+        "images": len(labels),
+        "thresholds": thresholds,
+        "models": models,
+        "pair": pair,
+    }

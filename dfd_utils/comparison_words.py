@@ -57,7 +57,7 @@ def seed_table(seeds: pd.DataFrame) -> pd.DataFrame:
     """Return mean ± standard deviation over seeds of `runs.seed_metrics`, a row a model."""
     rows = {}
     for title, part in seeds.groupby("model", sort=False):
-        shown = {"seeds": ", ".join(map(str, part["seed"]))}
+        shown = {"training seeds": ", ".join(map(str, part["seed"]))}
         for name, printed in (("auc", "AUC"), ("accuracy", "accuracy"), ("f1", "F1")):
             spread = f" ± {part[name].std():.3f}" if len(part) > 1 else " (one seed)"
             shown[printed] = f"{part[name].mean():.3f}{spread}"
@@ -110,7 +110,7 @@ def _seeds_needed(difference: float, deviation: float) -> str:
 def cost_table(costs: dict[str, dict]) -> pd.DataFrame:
     """Return costs of models, a column a model."""
     shown = {
-        title: {k: v if isinstance(v, str) else f"{v:.3g}" for k, v in cost.items()}
+        title: {k: v if isinstance(v, str) else _short(v) for k, v in cost.items()}
         for title, cost in costs.items()
     }
     return pd.DataFrame(shown)
@@ -127,9 +127,14 @@ def cost_words(costs: dict[str, dict]) -> str:
     ):
         (low, least), (high, most) = sorted((cost[name], title) for title, cost in costs.items())
         lines.append(
-            f"- {what}: {least} {low:.3g}, {most} {high:.3g}, {high / low:.1f} times as much."
+            f"- {what}: {least} {_short(low)}, {most} {_short(high)}, "
+            f"{high / low:.1f} times as much."
         )
     return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:,.0f}"
 
 
 def verdict(comparison: dict, seeds: pd.DataFrame | None = None) -> str:
@@ -163,8 +168,12 @@ def verdict(comparison: dict, seeds: pd.DataFrame | None = None) -> str:
         )
     b_only, c_only, p = (pair["mcnemar"][key] for key in ("b", "c", "p"))
     gap = pair["accuracy_difference"]
+    cuts = [f"{threshold:.3g}" for threshold in comparison["thresholds"].values()]
+    called = (
+        f"the threshold {cuts[0]}" if cuts[0] == cuts[1] else f"thresholds {' and '.join(cuts)}"
+    )
     sentences.append(
-        f"At their thresholds {a} alone is right on {b_only:,} images and {b} alone on {c_only:,}: "
+        f"At {called} {a} alone is right on {b_only:,} images and {b} alone on {c_only:,}: "
         f"{'a' if p < 0.05 else 'no'} difference in accuracy is shown ({gap['value']:+.3f}, 95 % "
         f"interval {gap['low']:+.3f} to {gap['high']:+.3f}; McNemar, {_p(p)})."
     )

@@ -105,14 +105,10 @@ def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
     for axis, statistic in zip(axes, statistics, strict=False):
         sns.boxplot(
             named, x="split", y=statistic, hue="label", palette=CLASS_COLOURS, ax=axis,
-            fliersize=0, linewidth=0.8, width=0.7, hue_order=CLASSES,
+            showfliers=False, linewidth=0.8, width=0.7, hue_order=CLASSES,
         )  # fmt: skip
-        low, high = files[statistic].quantile([0.005, 0.995])
         title = statistic.replace("_", " ").replace("jpeg", "JPEG")
         axis.set(title=title, xlabel="", ylabel="")
-        if low < high:
-            margin = 0.05 * (high - low)
-            axis.set_ylim(low - margin, high + margin)
         axis.grid(axis="x", visible=False)
         handles, labels = axis.get_legend_handles_labels()
         axis.get_legend().remove()

@@ -81,13 +81,16 @@ def best_epoch(history: pd.DataFrame) -> int:
 
 
 def epoch_table(history: pd.DataFrame, title: str) -> pd.DataFrame:
-    """Return our Validation metrics after 1, 3, 5 and 8 epochs beside the published Test ones."""
+    """Return "ours / published" after 1, 3, 5 and 8 epochs: our Validation, the published Test."""
     names = ["accuracy", "precision", "recall", "f1score"]
     ours = history[history["epoch"].isin([1, 3, 5, 8, history["epoch"].max()])]
-    ours = ours.set_index("epoch")[names].add_suffix(" (here)")
+    ours = ours.set_index("epoch")[names]
     theirs = published_results().query("model == @title").set_index("epochs")[names]
-    table = ours.join(theirs.add_suffix(" (published)"))
-    return table.rename_axis("epochs").map(lambda x: "" if pd.isna(x) else f"{x:.3f}")
+    ours, theirs = (
+        table.map(lambda x: "-" if pd.isna(x) else f"{x:.3f}")
+        for table in (ours, theirs.reindex(ours.index))
+    )
+    return (ours + " / " + theirs).rename_axis("epochs").rename(columns={"f1score": "F1"})
 
 
 def training_words(title: str, history: pd.DataFrame, configuration: dict) -> str:

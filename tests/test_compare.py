@@ -268,6 +268,7 @@ def test_comparison_refuses_other_images_other_labels_and_one_name():
 def _comparison(value: float, low: float, high: float, mcnemar_p: float = 0.5) -> dict:
     return {
         "images": 1000,
+        "thresholds": {"model_a": 0.5, "model|b": 0.5},
         "models": {"model_a": {"auc": {"value": 0.9 + value}}, "model|b": {"auc": {"value": 0.9}}},
         "pair": {
             "auc_difference": {"value": value, "low": low, "high": high, "p": 0.0123},
@@ -309,5 +310,8 @@ def test_verdict_names_a_winner_only_outside_the_interval(numbers, words):
 
 def test_verdict_tells_a_difference_in_accuracy():
     text = comparison_words.verdict(_comparison(0.01, -0.01, 0.03, mcnemar_p=0.0001))
-    assert "30 images and `model b` alone on 20: a difference in accuracy is shown" in text
+    told = (
+        "At the threshold 0.5 `model_a` alone is right on 30 images and `model b` alone on 20: a "
+    )
+    assert told + "difference in accuracy is shown" in text
     assert "p < 0.001" in text
