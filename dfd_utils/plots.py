@@ -100,7 +100,7 @@ def class_counts(counts: pd.DataFrame) -> Figure:
 def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
     """Boxes of each statistic by split and class (columns split, label 0 or 1, statistics)."""
     statistics = [name for name in statistics if files[name].notna().any()]
-    figure, axes = axes_grid(3, -(-len(statistics) // 3), 1.9 * -(-len(statistics) // 3))
+    figure, axes = axes_grid(3, -(-len(statistics) // 3), 1.75 * -(-len(statistics) // 3))
     named = files.assign(label=files["label"].map(dict(enumerate(CLASSES))))
     for axis, statistic in zip(axes, statistics, strict=False):
         sns.boxplot(
