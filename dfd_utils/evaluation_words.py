@@ -1,5 +1,6 @@
 """The evaluation in tables and sentences, from the metrics.json of each model."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -101,7 +102,7 @@ def degradation_words(tables: dict[str, pd.DataFrame]) -> str:
     """Say which degradation costs each model most AUC, as a Markdown list."""
     lines = []
     for title, table in tables.items():
-        clean, worst = table.iloc[0], table.loc[table["auc"].idxmin()]
+        clean, worst = table.iloc[0], table.loc[table["auc"].iloc[1:].idxmin()]
         lines.append(
             f"- {title} is weakest under {worst['degradation']} at severity {worst['severity']}: "
             f"AUC {interval(worst['auc'], worst['auc_low'], worst['auc_high'])}, as against "
@@ -112,18 +113,21 @@ def degradation_words(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def evaluation_words(folders: list[Path]) -> str:
-    """Say how each model did on Validation and on Test, as a Markdown list."""
+    """Say how each model did on Validation and on Test, as a Markdown list.
+
+    The interval of the difference is put together from those of both (Zou & Donner 2008).
+    """
     lines = []
     for folder in folders:
         validation, test = (read_metrics(folder, split) for split in SPLITS[1:])
         drop = validation["auc"] - test["auc"]
         (low, high), (test_low, test_high) = (e["intervals"]["auc"] for e in (validation, test))
-        apart = low > test_high or high < test_low
+        least = drop - math.hypot(validation["auc"] - low, test_high - test["auc"])
+        most = drop + math.hypot(high - validation["auc"], test["auc"] - test_low)
         lines.append(
             f"- {title_of(folder)}: AUC {_shown(test, 'auc')} on Test against "
-            f"{_shown(validation, 'auc')} on Validation, {abs(drop):.3f} "
-            f"{'less' if drop > 0 else 'more'}; the two intervals "
-            f"{'do not overlap' if apart else 'overlap'}."
+            f"{_shown(validation, 'auc')} on Validation, a difference of "
+            f"{interval(drop, least, most)}."
         )
     return "\n".join(lines)
 
@@ -138,5 +142,6 @@ def pointing_words(title: str, game: dict) -> str:
     share = interval(game["hits"] / game["images"], ends.low, ends.high)
     return (
         f"- {title}: the peak lies on the swapped region in {game['hits']} of {game['images']} "
-        f"fakes, {share}, {beats} chance ({game['chance']:.2f})."
+        f"fakes, {share}, {beats} chance ({game['chance']:.2f}, the same peaks on the other "
+        "fakes' regions)."
     )

@@ -86,17 +86,18 @@ def save_overlay(picture: Tensor, heat: np.ndarray, path: Path) -> None:
 def pointing_game(maps: np.ndarray, masks: list[Path]) -> dict:
     """Return how often the maps' peaks fall inside the true masks, and how often chance would.
 
-    Chance is the mean share of the image that a mask covers. A map without any positive value has
-    no peak and counts as a miss. Pointing game: Zhang et al. 2016.
+    Chance is how often the same peaks fall inside the other images' masks: whoever points at the
+    middle of every face hits, too. A map without any positive value has no peak and counts as a
+    miss. Pointing game: Zhang et al. 2016.
 
     Args:
         maps: float `[N, S, S]`.
-        masks: N mask files, 255 = manipulated.
+        masks: N mask files, 255 = manipulated; two or more.
     """
-    hits, areas = [], []
-    for heat, path in zip(maps, masks, strict=True):
-        mask = np.asarray(Image.open(path).resize(heat.shape[::-1])) >= 128
-        peak = np.unravel_index(heat.argmax(), heat.shape)
-        hits.append(bool(heat.max() > 0 and mask[peak]))
-        areas.append(mask.mean())
-    return {"images": len(hits), "hits": int(sum(hits)), "chance": float(np.mean(areas))}
+    inside = np.stack([np.asarray(Image.open(p).resize(maps.shape[:0:-1])) >= 128 for p in masks])
+    flat = maps.reshape(len(maps), -1)
+    # Row: an image's mask; column: an image's peak.
+    hits = inside.reshape(len(masks), -1)[:, flat.argmax(1)] & (flat.max(1) > 0)
+    others = hits.sum() - hits.trace()
+    chance = others / (len(masks) * (len(masks) - 1))
+    return {"images": len(masks), "hits": int(hits.trace()), "chance": float(chance)}

@@ -61,6 +61,7 @@ def run_all(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
         raise UserError(f"run name '{run}': use letters, digits, dots, dashes and underscores")
     folder = _prepare_data(data)
+    _refuse_other_data(BUILD_DIR / "runs" / run, folder)
     parameters |= {"run": run, "data": os.path.relpath(folder, PROJECT_ROOT), "profile": profile}
 
     os.environ[STARTED] = str(time.time())  # max_hours are those of the whole run
@@ -127,6 +128,17 @@ def _prepare_data(data: str | None) -> Path:
         folder = config.data_folder(Path(data).absolute())
     check_layout(folder)
     return folder
+
+
+def _refuse_other_data(run: Path, data: Path) -> None:
+    """Raise a UserError where a run's models were trained on a data set of another name."""
+    for path in sorted(run.glob("*/config.json")):
+        trained_on = config.read_json(path, ["data"], "delete that folder and train again")["data"]
+        if trained_on != data.name:
+            raise UserError(
+                f"{run}: trained on '{trained_on}', asked for is '{data.name}'; choose another "
+                f"--run (`dfd evaluate --data {data} {run}` judges its models on other data)"
+            )
 
 
 def _plan(data: Path, run: Path, parameters: dict) -> None:

@@ -294,7 +294,7 @@ def _comparison(value: float, low: float, high: float, mcnemar_p: float = 0.5) -
         ((0.01, -0.01, 0.03), "would take about 8,200 test images"),  # 1000 (2 * 2.8016 / 1.96)^2
         ((-0.01, -0.03, 0.01), "would take about 8,200 test images"),
         ((0.01, 0.0, 0.02), "No difference in AUC between `model_a` and `model b` is shown"),
-        ((0.0, -0.01, 0.01), "would take over 10,000,000 test images"),
+        ((1e-6, -0.01, 0.01), "would take over 10,000,000 test images"),
     ],
 )
 def test_verdict_names_a_winner_only_outside_the_interval(numbers, words):

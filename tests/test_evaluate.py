@@ -37,7 +37,8 @@ def test_every_model_of_the_folder_is_judged(judged, trained_run):
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
 def test_a_damaged_file_is_named_and_kept(judged, trained_run, easy_data, tmp_path, name, content):
-    model = shutil.copytree(trained_run / "resnet50", tmp_path / "resnet50")
+    large = shutil.ignore_patterns("checkpoint")
+    model = shutil.copytree(trained_run / "efficientnet_b0", tmp_path / "model", ignore=large)
     (model / name).write_text(content, encoding="latin-1")
     with pytest.raises(UserError, match=rf"{name}: damaged; \w+"):
         evaluate.evaluate([model], easy_data, "Test", log=lambda _: None, resamples=10)
@@ -192,7 +193,8 @@ def test_pointing_game_counts_peaks_inside_the_mask(tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     inside, outside, flat = np.zeros((3, 8, 8))
     inside[3, 5] = outside[6, 1] = 1
-    game = explain.pointing_game(
-        np.stack([inside, inside, outside, flat]), [tmp_path / "mask.png"] * 4
-    )
-    assert game == {"images": 4, "hits": 2, "chance": 9 / 64}
+    Image.fromarray(mask.T).save(tmp_path / "turned.png")  # holds neither peak
+    masks = [tmp_path / f"{name}.png" for name in ("mask", "turned", "mask", "mask")]
+    game = explain.pointing_game(np.stack([inside, inside, outside, flat]), masks)
+    # Of the three other masks the first peak lies in two, the second in all.
+    assert game == {"images": 4, "hits": 1, "chance": 5 / 12}

@@ -102,7 +102,7 @@ def seeds(first: list[float], second: list[float]) -> pd.DataFrame:
 def test_one_seed_says_nothing_of_the_architecture():
     text = comparison_words.seed_words(seeds([0.95], [0.93]))
     assert "ignore the variance of training" in text
-    assert "about 4 seeds of each" in text  # 2 * (2.8016 * 0.01 / 0.02)^2 = 3.92
+    assert "about 36 seeds of each" in text  # 2 * (2.8016 * 0.03 / 0.02)^2 = 35.3
     assert "better" not in text
     assert comparison_words.seed_table(seeds([0.95], [0.93])).loc["A", "AUC"] == "0.950 (one seed)"
 
