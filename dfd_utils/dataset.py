@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from dfd_utils.batches import SharedCollate, collate
 from dfd_utils.config import BUILD_DIR, CLASSES, SPLITS, UserError
 from dfd_utils.images import IMAGE_KINDS, image_entries, read_pixels
 from dfd_utils.memory import PREFETCHED, fit_shared_memory, keep_freed_memory
@@ -156,10 +157,12 @@ def data_loader(
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_workers = min(8, max(1, cores - 1))
-    workers, waiting = num_workers, PREFETCHED
-    if num_workers and SHARED_MEMORY.is_dir():
+    workers, waiting, context, collate_fn = num_workers, PREFETCHED, None, collate
+    if num_workers:
         with torch.random.fork_rng(devices=[]):
-            batch_bytes = batch_size * dataset[0][0].nbytes
+            image = dataset[0][0]
+    if num_workers and SHARED_MEMORY.is_dir():
+        batch_bytes = batch_size * image.nbytes
         free = shutil.disk_usage(SHARED_MEMORY).free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         workers, waiting = fit_shared_memory(num_workers, batch_bytes, free)
         if (workers, waiting) != (num_workers, PREFETCHED):
@@ -169,7 +172,9 @@ def data_loader(
                 f"{workers} and {waiting}; in Docker, --shm-size=2g gives full speed",
                 file=sys.stderr,
             )
-    context = worker_context("dfd_utils.dataset", "dfd_utils.transforms") if workers else None
+    if workers:
+        context = worker_context("dfd_utils.dataset", "dfd_utils.transforms")
+        collate_fn = SharedCollate(image, batch_size, workers, waiting)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -180,7 +185,7 @@ def data_loader(
         prefetch_factor=waiting if workers else None,
         persistent_workers=persistent and workers > 0,
         multiprocessing_context=context,
-        collate_fn=_collate,
+        collate_fn=collate_fn,
         worker_init_fn=_begin_worker,
     )
 
@@ -205,12 +210,6 @@ def end_workers(loader: DataLoader) -> None:
 def _begin_worker(number: int) -> None:
     keep_freed_memory()
     end_with_parent()
-
-
-def _collate(items: list) -> list:
-    """Batch images and what follows them as torch does, in the images' memory order."""
-    images, *rest = default_collate([(image.movedim(-3, -1), *rest) for image, *rest in items])
-    return [images.movedim(-1, -3), *rest]
 
 
 def check_layout(data: Path) -> None:

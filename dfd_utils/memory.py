@@ -23,9 +23,8 @@ def keep_freed_memory() -> None:
 def fit_shared_memory(num_workers: int, batch_bytes: int, free: int) -> tuple[int, int]:
     """Return how many workers, and how many batches waiting for each, `free` bytes can hold.
 
-    Two more batches are in use: the one the model works on and the one that replaces it. (0, 0)
-    where not even one can wait: then the process decodes by itself, without shared memory.
+    (0, 0) where not even one can wait: then the process decodes by itself, without shared memory.
     """
-    room = max(0, free // batch_bytes - 2)
+    room = free // batch_bytes
     workers = min(num_workers, room)
     return workers, min(PREFETCHED, room // workers) if workers else 0

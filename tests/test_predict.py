@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_images
 
 from dfd_utils import cli, explain, models, pictures, predict
 from dfd_utils.config import UserError
+from dfd_utils.dataset import data_loader
 from dfd_utils.transforms import normalize
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -310,6 +311,15 @@ def test_many_are_read_and_scored_as_each_alone(faces, model):
     many = predict.predict(faces, model)
     assert many["path"].tolist() == faces
     assert many["score"].to_list() == pytest.approx([row["score"] for row in one], abs=1e-6)
+
+
+def test_worker_processes_read_as_the_process_itself(tmp_path, faces):
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    pictures = predict.PicturesDataset([*faces[:5], str(tmp_path / "broken.jpg")], 32)
+    alone, sent = (list(data_loader(pictures, 4, num_workers=workers)) for workers in (0, 1))
+    for expected, batch in zip(alone, sent, strict=True):
+        assert torch.equal(batch[0], expected[0])
+        assert [list(part) for part in batch[1:]] == [list(part) for part in expected[1:]]
 
 
 def test_other_threads_compute_as_before(faces, model):
