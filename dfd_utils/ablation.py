@@ -73,11 +73,12 @@ def severity_auc(
         key: np.append(shares.mean(), ((real @ shares) * fake).sum(axis=1) / shares.size)
         for key, shares in wins.items()
     }
+    pairs = min(real.shape[1], fake.shape[1])
     severities = sorted({severity for _, severity in means})
     means |= {(DIFFERENCE, s): means[WITH, s] - means[WITHOUT, s] for s in severities}
     rows = []
     for (training, severity), auc in means.items():
-        ends = _difference(auc) if training == DIFFERENCE else _auc(auc)
+        ends = _difference(auc) if training == DIFFERENCE else _auc(auc, pairs)
         rows.append((training, severity, *ends, *_difference(means[training, 0] - auc)))
     columns = ["training", "severity", "auc", "low", "high", "lost", "lost_low", "lost_high"]
     return pd.DataFrame(rows, columns=columns)
@@ -89,8 +90,8 @@ def _wins(table: pd.DataFrame) -> np.ndarray:
     return (fake > real[:, None]) + 0.5 * (fake == real[:, None])
 
 
-def _auc(auc: np.ndarray) -> tuple[float, float, float]:
-    return auc[0], *metric_interval("auc", auc[0], auc[1:])
+def _auc(auc: np.ndarray, pairs: int) -> tuple[float, float, float]:
+    return auc[0], *metric_interval("auc", auc[0], auc[1:], pairs)
 
 
 def _difference(auc: np.ndarray) -> tuple[float, float, float]:

@@ -70,11 +70,14 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float,
     """Return (auc, low, high), each in 0..1, by DeLong's variance; raises as delong.
 
     Taken on the logit scale (Pepe 2003), since near 1 the plain interval holds the truth too
-    rarely. At an AUC of 0 or 1 the variance is zero and the interval is that point.
+    rarely. At an AUC of 0 or 1, where the variance is zero, the binomial's exact interval (Clopper
+    & Pearson 1934) of as many pairs of a Real and a Fake image as there are without a common one.
     """
     auc, fake, real = _auc_components(labels, scores)
     if auc in (0, 1):
-        return auc, auc, auc
+        pairs = min(len(fake), len(real))
+        exact = binomtest(int(auc) * pairs, pairs).proportion_ci()
+        return auc, float(exact.low), float(exact.high)
     half_width = Z_95 * _standard_error(fake, real) / (auc * (1 - auc))
     return auc, float(expit(logit(auc) - half_width)), float(expit(logit(auc) + half_width))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri
+from scipy.stats import binomtest
 
 from dfd_utils.config import UserError
 from dfd_utils.metrics import (
@@ -42,13 +43,17 @@ class Bootstrap:
         return pd.DataFrame({"difference": value, "low": low, "high": high}, index=samples.columns)
 
 
-def metric_interval(name: str, value: float, samples: ArrayLike) -> tuple[float, float]:
+def metric_interval(
+    name: str, value: float, samples: ArrayLike, trials: int
+) -> tuple[float, float]:
     """Return the ends of a metric's 95 % interval, from its resamples, shape (r,).
 
     The bootstrap's standard error, taken on the logit scale (Pepe 2003; log_loss: log scale): near
     0 and 1 plain percentiles hold the truth too rarely. Resampling adds calibration error of its
     own, which the reverse percentiles ("basic" interval, Davison & Hinkley 1997) take off again.
-    Where the value is 0 or 1, the percentiles are taken.
+    Where the value is 0 or 1, resamples hardly differ: the binomial's exact interval of `trials`
+    that all agreed (Clopper & Pearson 1934) is taken in, for a ranking metric as many as there are
+    disjoint pairs of a Real and a Fake image.
     """
     low, high = np.quantile(samples, TAILS)
     if name == "expected_calibration_error":
@@ -57,8 +62,9 @@ def metric_interval(name: str, value: float, samples: ArrayLike) -> tuple[float,
     if name == "log_loss" and value > 0:
         factor = np.exp(Z_95 * error / value)
         return float(value / factor), float(value * factor)
-    if not 0 < value < 1:
-        return float(low), float(high)
+    if value in (0, 1):
+        exact = binomtest(int(value) * trials, trials).proportion_ci()
+        return float(min(low, exact.low)), float(max(high, exact.high))
     half_width = Z_95 * error / (value * (1 - value))
     return float(expit(logit(value) - half_width)), float(expit(logit(value) + half_width))
 
@@ -93,8 +99,15 @@ def bootstrap(
             metrics = weighted_metrics(labels, scores, counts, threshold[model])
             parts[model].append(pd.DataFrame(metrics))
     samples = {model: pd.concat(part, ignore_index=True) for model, part in parts.items()}
+    pairs = int(np.unique(labels, return_counts=True)[1].min())
+    called = {m: int(np.sum(np.asarray(s) >= threshold[m])) for m, s in scores_by_model.items()}
+
+    def interval(model: str, name: str, value: float) -> tuple[float, float]:
+        trials = max(1, called[model]) if name == "precision" else pairs
+        return metric_interval(name, value, samples[model][name], trials)
+
     rows = {
-        (model, name): (value, *metric_interval(name, value, samples[model][name]))
+        (model, name): (value, *interval(model, name, value))
         for model in samples
         for name, value in values[model].items()
     }

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import beta, norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
@@ -34,7 +34,7 @@ def _frame(labels, scores) -> pd.DataFrame:
 # -- bootstrap -----------------------------------------------------------------------------------
 
 
-def _interval(metric: str, value: float, resamples: pd.Series) -> tuple[float, float]:
+def _interval(metric: str, value: float, resamples: pd.Series, called: int):
     """Return the interval by its definition: value +- 1.96 standard errors of the log odds."""
     low, high = np.percentile(resamples, [2.5, 97.5])
     if metric == "expected_calibration_error":
@@ -42,8 +42,10 @@ def _interval(metric: str, value: float, resamples: pd.Series) -> tuple[float, f
     error = 1.959963984540054 * math.sqrt(((resamples - resamples.mean()) ** 2).mean())
     if metric == "log_loss":
         return value * math.exp(-error / value), value * math.exp(error / value)
-    if value in (0, 1):
-        return low, high
+    if value in (0, 1):  # Clopper and Pearson's, of 48 Fake images or of those called Fake
+        trials = called if metric == "precision" else 48
+        end = beta.ppf(0.025, trials, 1)
+        return (min(low, end), 1) if value else (0, max(high, 1 - end))
     odds, slope = value / (1 - value), 1 / (value * (1 - value))
     ends = [odds * math.exp(sign * error * slope) for sign in (-1, 1)]
     return tuple(o / (1 + o) for o in ends)
@@ -70,7 +72,8 @@ def test_bootstrap_equals_a_plain_loop_over_the_same_resamples(step, monkeypatch
         table = found.intervals.loc[name]
         assert table["value"].to_dict() == metrics.all_metrics(labels, scores, cut)
         for metric in loop[name]:
-            expected = _interval(metric, table.loc[metric, "value"], loop[name][metric])
+            value, called = table.loc[metric, "value"], (scores >= cut).sum()
+            expected = _interval(metric, value, loop[name][metric], called)
             assert table.loc[metric, ["low", "high"]].tolist() == pytest.approx(expected, abs=1e-9)
     paired = found.difference("a", "b")
     assert np.allclose(paired["low"], (loop["a"] - loop["b"]).quantile(0.025), rtol=0, atol=1e-9)
@@ -94,6 +97,16 @@ def test_bootstrap_repeats_itself_and_pairs_the_models():
     pd.testing.assert_frame_equal(first.intervals, again.intervals)
     assert not first.intervals.equals(other.intervals)
     assert (first.difference("a", "b") == 0).all(axis=None)
+
+
+def test_a_perfect_test_proves_no_perfect_model():
+    labels, scores = np.repeat([0, 1], [30, 20]), np.linspace(0, 1, 50)
+    table = resampling.bootstrap(labels, {"a": scores}, 50, threshold=0.75).intervals.loc["a"]
+    assert table.loc["auc"].tolist() == pytest.approx([1, 0.025 ** (1 / 20), 1])
+    # 13 of the 20 Fake images are called so, and no Real one.
+    assert table.loc["precision"].tolist() == pytest.approx([1, 0.025 ** (1 / 13), 1])
+    called_fake = [0, 0, 1 - 0.025 ** (1 / 20)]
+    assert table.loc["real_called_fake"].tolist() == pytest.approx(called_fake)
 
 
 def test_bootstrap_refuses_what_it_cannot_resample():
@@ -153,8 +166,11 @@ def test_delong_without_variance():
     assert (same["difference"], same["low"], same["high"], same["z"], same["p"]) == (0, 0, 0, 0, 1)
     worst = compare.delong([0, 0, 1, 1], [0.9, 0.9, 0.1, 0.1], [0.1, 0.1, 0.9, 0.9])
     assert (worst["difference"], worst["z"], worst["p"]) == (-1, -math.inf, 0)
-    assert compare.delong_interval([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == (1, 1, 1)
-    assert compare.delong_interval([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2]) == (0, 0, 0)
+    # Two pairs without a common image, both right: 0.025 ** (1 / 2).
+    ends = 1, pytest.approx(0.025**0.5), 1
+    assert compare.delong_interval([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == ends
+    ends = 0, 0, pytest.approx(1 - 0.025**0.5)
+    assert compare.delong_interval([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2]) == ends
     with pytest.raises(UserError, match="two images of each class"):
         compare.delong([0, 0, 1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
 
