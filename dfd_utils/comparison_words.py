@@ -177,7 +177,8 @@ def verdict(comparison: dict, seeds: pd.DataFrame | None = None) -> str:
     )
     sentences.append(
         f"At {called} {a} alone is right on {b_only:,} images and {b} alone on {c_only:,}: "
-        f"{'a' if p < 0.05 else 'no'} difference in accuracy is shown ({gap['value']:+.3f}, 95 % "
+        f"{'no' if gap['low'] <= 0 <= gap['high'] else 'a'} difference in accuracy is shown "
+        f"({gap['value']:+.3f}, 95 % "
         f"interval {gap['low']:+.3f} to {gap['high']:+.3f}; McNemar, {_p(p)})."
     )
     if seeds is None:

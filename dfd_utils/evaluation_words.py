@@ -91,9 +91,9 @@ def data_set_words(table: pd.DataFrame) -> str:
     sets, trained = table["tested_on"].nunique(), table["trained_on"].nunique()
     if sets == 1 and trained == 1:
         return (
-            f"This machine holds one data set, `{table['tested_on'].iloc[0]}`, and models trained "
-            "on it: nothing is known here about other data. Put further sets under `data/` and "
-            "runs beside this one, and the table grows by itself."
+            f"One data set is looked at, `{table['tested_on'].iloc[0]}`, and models trained on it: "
+            "nothing is known here about other data. Put further sets under `data/` and runs "
+            "beside this one, and the table grows by itself."
         )
     return f"{sets} data sets to test on and models of {trained} to train on are at hand."
 

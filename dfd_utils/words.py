@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dfd_utils.audit import SHORTCUT_AUC
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.models import MODELS, read_description
 from dfd_utils.published import published_results
@@ -63,9 +64,8 @@ def audit_words(summary: dict) -> str:
         + (f" (the first: {broken})." if broken else "."),
         f"{exact['pairs']} exact and {near['pairs']} near-duplicate pairs; across splits: {leaks}.",
         f"{excluded} images are on the exclusion list, which every loader honours.",
-        *([f"**Warning:** {text}" for text in summary["warnings"]]
-          or ["No file-level trait tells Real from Fake by more than the audit's margin."]),
-    ]  # fmt: skip
+        *([f"**Warning:** {text}" for text in summary["warnings"]] or [_no_shortcut(summary)]),
+    ]
     shift = [row for row in summary["shift"] if row["split"] == "Test" and row["class"] == "All"]
     strongest = max(shift, key=lambda row: abs(row["cliffs_delta"]))
     lines.append(
@@ -73,6 +73,15 @@ def audit_words(summary: dict) -> str:
         f"delta {strongest['cliffs_delta']:+.2f}, a {strongest['size']} effect."
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _no_shortcut(summary: dict) -> str:
+    if all(row["auc"] is None for row in summary["shortcuts"]):
+        return "There are too few images to tell whether file-level traits give the label away."
+    return (
+        "No file-level trait is shown to tell Real from Fake: no AUC's interval lies above "
+        f"{SHORTCUT_AUC}."
+    )
 
 
 def best_epoch(history: pd.DataFrame) -> int:

@@ -281,15 +281,15 @@ def test_comparison_refuses_other_images_other_labels_and_one_name():
         compare.compare_models(frame_a, frame_b, "A", "A")
 
 
-def _comparison(value: float, low: float, high: float, mcnemar_p: float = 0.5) -> dict:
+def _comparison(value: float, low: float, high: float, accuracy_low: float = -0.005) -> dict:
     return {
         "images": 1000,
         "thresholds": {"model_a": 0.5, "model|b": 0.5},
         "models": {"model_a": {"auc": {"value": 0.9 + value}}, "model|b": {"auc": {"value": 0.9}}},
         "pair": {
             "auc_difference": {"value": value, "low": low, "high": high, "p": 0.0123},
-            "accuracy_difference": {"value": 0.01, "low": -0.005, "high": 0.025},
-            "mcnemar": {"b": 30, "c": 20, "p": mcnemar_p},
+            "accuracy_difference": {"value": 0.01, "low": accuracy_low, "high": 0.025},
+            "mcnemar": {"b": 30, "c": 20, "p": 0.5 if accuracy_low < 0 else 0.0001},
         },
     }
 
@@ -325,7 +325,7 @@ def test_verdict_names_a_winner_only_outside_the_interval(numbers, words):
 
 
 def test_verdict_tells_a_difference_in_accuracy():
-    text = comparison_words.verdict(_comparison(0.01, -0.01, 0.03, mcnemar_p=0.0001))
+    text = comparison_words.verdict(_comparison(0.01, -0.01, 0.03, accuracy_low=0.001))
     told = (
         "At the threshold 0.5 `model_a` alone is right on 30 images and `model b` alone on 20: a "
     )

@@ -70,6 +70,20 @@ def test_a_folder_without_a_model_is_named(tmp_path):
     assert words.title_of(tmp_path) == "EfficientNet-B0"
 
 
+def test_what_was_not_tested_is_not_called_absent():
+    shift = {"split": "Test", "class": "All", "statistic": "noise", "size": "small"}
+    found = {
+        "images": 20, "unreadable": 0, "unreadable_files": [], "leakage": {}, "excluded": {},
+        "duplicates": {"exact": {"pairs": 0}, "near": {"pairs": 0}}, "warnings": [],
+        "shift": [shift | {"cliffs_delta": 0.2}],
+    }  # fmt: skip
+    assert "too few images to tell" in words.audit_words(found | {"shortcuts": [{"auc": None}]})
+    tested = words.audit_words(found | {"shortcuts": [{"auc": 0.5}, {"auc": None}]})
+    assert "No file-level trait is shown" in tested
+    warned = words.audit_words(found | {"shortcuts": [{"auc": 0.9}], "warnings": ["leaks"]})
+    assert "**Warning:** leaks" in warned and "No file-level" not in warned
+
+
 def test_shift_is_told_for_all_images_and_by_class():
     rows = [
         {
@@ -132,7 +146,7 @@ def test_weakest_degradation_is_named():
 def test_data_set_matrix_keeps_sets_apart_and_says_what_there_is():
     row = {"run": "r", "model": "resnet50", "trained_on": "a", "low": 0.5, "high": 0.9}
     one = pd.DataFrame([row | {"tested_on": "a", "auc": 0.8}])
-    assert "holds one data set, `a`" in evaluation_words.data_set_words(one)
+    assert "One data set is looked at, `a`" in evaluation_words.data_set_words(one)
     two = pd.DataFrame([row | {"tested_on": "a", "auc": 0.8}, row | {"tested_on": "b", "auc": 0.6}])
     matrix = evaluation_words.data_set_matrix(two)
     assert matrix.loc["ResNet50"].tolist()[2:] == ["0.800 [0.500, 0.900]", "0.600 [0.500, 0.900]"]
