@@ -154,7 +154,7 @@ class _OnDevice:
 
     def __init__(self, loader: DataLoader, batches: int):
         self.batch, self.batches = next(iter(loader)), batches
-        self.dataset = SimpleNamespace()
+        self.dataset = SimpleNamespace(seed=0)
 
     def set_epoch(self, epoch: int) -> None:
         pass

@@ -55,6 +55,7 @@ class Profile:
     ema_decay: float = 0.99  # of the averaged weights, which are the ones judged and saved
     label_smoothing: float = 0.0
     degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
+    cutmix_probability: float = 0.0  # share of training batches whose images are cut and mixed
     weights: str = "none"  # none | imagenet | a file of weights
     # The next four are found on the machine, where they are "auto" or None (tuning.py).
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
@@ -94,6 +95,7 @@ PROFILES = {
     "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
 }
 
+_SHARES = ("ema_decay", "label_smoothing", "degradation_probability", "cutmix_probability")
 _MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 
@@ -130,7 +132,7 @@ def _checked(key: str, value: object, expected: type) -> object:
         raise UserError(f"setting memory_format: '{value}' is not auto, channels_last, contiguous")
     if key == "weights" and value not in ("none", "imagenet") and not Path(value).is_file():
         raise UserError(f"setting weights: {value} is neither none, imagenet nor a file")
-    if key in ("ema_decay", "label_smoothing", "degradation_probability") and value > 1:
+    if key in _SHARES and value > 1:
         raise UserError(f"setting {key}: {value} is more than 1")
     return value
 

@@ -92,11 +92,15 @@ class DeepFakeDataset(Dataset):
         image = read_image(self.path(index))
         if self.transform is not None:
             if self.seed is not None:
-                # Not torch.manual_seed: it seeds every device's generator, in 40 times the time.
-                key = hash((self.seed, self.epoch, int(index))) & 0x7FFFFFFFFFFFFFFF
-                torch.default_generator.manual_seed(key)
+                seed_draws(self.seed, self.epoch, int(index))
             image = self.transform(image)
         return image, int(self.labels[index])
+
+
+def seed_draws(*key: int) -> None:
+    """Have this process's next random numbers on the CPU depend on `key` alone."""
+    # Not torch.manual_seed: it seeds every device's generator, in 40 times the time.
+    torch.default_generator.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from dfd_utils import transforms
-from dfd_utils.config import SPLITS, Profile
-from dfd_utils.dataset import data_loader, end_workers, load_split
+from dfd_utils.config import CLASSES, SPLITS, Profile
+from dfd_utils.dataset import data_loader, end_workers, load_split, seed_draws
 from dfd_utils.models import create_model
 from dfd_utils.precision import make_accelerator
 
@@ -33,6 +33,20 @@ class Training:
     train_loader: DataLoader
     validation_loader: DataLoader
     micro_batch_size: int | None  # images that go through the model at once; None: all
+    cutmix: v2.Transform
+
+    def mix(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Cut the images of some batches into each other (Yun et al. 2019).
+
+        Returns images and labels of that batch: int `[N]`, or the classes' shares, float `[N, 2]`.
+        What is drawn depends on the seed, the epoch and `step` alone.
+        """
+        if not self.cutmix.p:
+            return images, labels
+        dataset = self.train_loader.dataset
+        with torch.random.fork_rng(devices=[]):
+            seed_draws(dataset.seed, dataset.epoch, step)
+            return self.cutmix(images, labels)
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of a batch's mean loss, part by part; return the loss, detached."""
@@ -83,9 +97,10 @@ def prepare(
         data_loader(validation_set, batch_size * 2, num_workers=workers, persistent=True),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=profile.label_smoothing)
+    cutmix = v2.RandomApply([v2.CutMix(num_classes=len(CLASSES))], profile.cutmix_probability)
     return Training(
         model_name, accelerator, model, averaged, criterion, optimizer, lr_scheduler,
-        train_loader, validation_loader, profile.micro_batch_size,
+        train_loader, validation_loader, profile.micro_batch_size, cutmix,
     )  # fmt: skip
 
 

@@ -185,13 +185,13 @@ def train_one_epoch(
     begun = time.perf_counter()
     for images, labels in batches if state.step < len(loader) else ():
         training.optimizer.zero_grad(set_to_none=True)
-        loss = training.backward(images, labels)
+        loss = training.backward(*training.mix(images, labels, state.step))
         training.optimizer.step()
         training.lr_scheduler.step()
         training.averaged.update_parameters(accelerator.unwrap_model(training.model))
         # Summed on the device: no wait for it at each step.
-        state.loss_sum += loss * len(labels)
-        state.images += len(labels)
+        state.loss_sum += loss * len(images)
+        state.images += len(images)
         state.step += 1
         state.seconds += time.perf_counter() - begun
         after_step()

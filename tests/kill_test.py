@@ -28,7 +28,7 @@ MODEL = "efficientnet_b0"
 TIMING = ["seconds", "images_per_second"]
 PROFILE = config.get_profile(
     "sample", image_size=32, epochs=3, batch_size=8, precision="fp32", warmup_steps=4,
-    degradation_probability=0.5, checkpoint_minutes=0, num_workers=0,
+    degradation_probability=0.5, cutmix_probability=0.5, checkpoint_minutes=0, num_workers=0,
 )  # fmt: skip
 
 

@@ -62,13 +62,19 @@ RECIPES = {
     "flip": Recipe(COURSE, flip=True),
     "crop": Recipe(COURSE, smallest_crop=0.6),
     "mixup": Recipe(COURSE, mixup=0.2),
+    "CutMix": Recipe(COURSE | {"cutmix_probability": 1.0}),
     "smaller in training": Recipe(COURSE, train_scale=0.75),
     "degraded 0.2": Recipe(COURSE | {"degradation_probability": 0.2}),
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
-    "ours": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
-    "ours and degraded 0.8": Recipe({"degradation_probability": 0.8}, flip=True, best_epoch=True),
-    "ours and crop": Recipe(
+    "ours": Recipe(
+        {"cutmix_probability": 1.0, "degradation_probability": 0.5}, flip=True, best_epoch=True
+    ),
+    "ours without CutMix": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
+    "ours without CutMix, degraded 0.8": Recipe(
+        {"degradation_probability": 0.8}, flip=True, best_epoch=True
+    ),
+    "ours without CutMix, with crop": Recipe(
         {"degradation_probability": 0.5}, flip=True, smallest_crop=0.6, best_epoch=True
     ),
 }

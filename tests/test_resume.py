@@ -24,7 +24,9 @@ NAME = "efficientnet_b0"
 
 @pytest.fixture(scope="module")
 def settings(quick):
-    return dataclasses.replace(quick, degradation_probability=0.5, num_workers=1)
+    return dataclasses.replace(
+        quick, degradation_probability=0.5, cutmix_probability=0.5, num_workers=1
+    )
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,28 @@ def test_both_models_learn_what_is_easy(easy_data, quick, tmp_path):
         assert history["training_loss"].iloc[-1] < 0.5
 
 
+def test_cut_images_have_the_labels_of_their_parts(easy_data, quick):
+    settings = {"cutmix_probability": 0.5, "memory_format": "contiguous"}
+    settings = dataclasses.replace(quick, **settings)
+    training = recipe.prepare("efficientnet_b0", easy_data, settings, quiet)
+    labels = torch.arange(8) % 2
+    images = (labels * 200).to(torch.uint8).reshape(8, 1, 1, 1).expand(8, 3, 32, 32).contiguous()
+    state, cut = torch.get_rng_state(), []
+    for step in range(20):
+        mixed, shares = training.mix(images, labels, step)
+        if shares.ndim == 1:
+            assert torch.equal(mixed, images) and torch.equal(shares, labels)
+            continue
+        cut.append(step)
+        assert torch.allclose(mixed.float().mean((1, 2, 3)) / 200, shares[:, 1], atol=1e-6)
+        assert torch.allclose(shares.sum(1), torch.ones(8))
+    assert 3 < len(cut) < 17
+    again, _ = training.mix(images, labels, cut[0])
+    assert torch.equal(again, training.mix(images, labels, cut[0])[0])
+    assert not torch.equal(again, training.mix(images, labels, cut[1])[0])
+    assert torch.equal(state, torch.get_rng_state())  # the model's own draws stay as they were
+
+
 def test_a_finished_run_is_not_trained_again(trained_run, easy_data, quick):
     out = trained_run / "resnet50"
     before = (out / "model.safetensors").stat().st_mtime_ns
