@@ -55,6 +55,7 @@ class Profile:
     ema_decay: float = 0.99  # of the averaged weights, which are the ones judged and saved
     label_smoothing: float = 0.0
     degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
+    color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to this share
     cutmix_probability: float = 0.0  # share of training batches whose images are cut and mixed
     weights: str = "none"  # none | imagenet | a file of weights
     # The next four are found on the machine, where they are "auto" or None (tuning.py).
@@ -95,7 +96,9 @@ PROFILES = {
     "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
 }
 
-_SHARES = ("ema_decay", "label_smoothing", "degradation_probability", "cutmix_probability")
+_SHARES = (
+    "ema_decay", "label_smoothing", "degradation_probability", "color_jitter", "cutmix_probability",
+)  # fmt: skip
 _MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 

@@ -105,12 +105,15 @@ def prepare(
 
 
 def train_transform(profile: Profile) -> v2.Transform:
-    """Make the training transform: flip, sometimes degrade, resize; uint8 in and out."""
+    """Make the training transform: flip, sometimes degrade, resize, jitter; uint8 in and out."""
     steps = [v2.RandomHorizontalFlip()]
     if profile.degradation_probability:
         degrade = v2.RandomApply([transforms.RandomDegradation()], profile.degradation_probability)
         steps.append(degrade)
-    return v2.Compose([*steps, transforms.eval_transform(profile.image_size)])
+    steps.append(transforms.eval_transform(profile.image_size))
+    if share := profile.color_jitter:
+        steps.append(v2.ColorJitter(brightness=share, contrast=share, saturation=share))
+    return v2.Compose(steps)
 
 
 def _ema(decay: float) -> Callable:

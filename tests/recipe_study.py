@@ -70,6 +70,11 @@ RECIPES = {
     "ours": Recipe(
         {"cutmix_probability": 1.0, "degradation_probability": 0.5}, flip=True, best_epoch=True
     ),
+    "ours, jittered, degraded 0.8": Recipe(
+        {"color_jitter": 0.4, "cutmix_probability": 1.0, "degradation_probability": 0.8},
+        flip=True,
+        best_epoch=True,
+    ),
     "ours without CutMix": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
     "ours without CutMix, degraded 0.8": Recipe(
         {"degradation_probability": 0.8}, flip=True, best_epoch=True
@@ -143,11 +148,15 @@ def recipe_patches(chosen: Recipe) -> tuple:
         if profile.degradation_probability:
             some = v2.RandomApply([transforms.RandomDegradation()], profile.degradation_probability)
             steps.append(some)
-        size = profile.image_size
+        size, share = profile.image_size, profile.color_jitter
         if chosen.smallest_crop < 1:
             scale = chosen.smallest_crop, 1.0
-            return v2.Compose([*steps, v2.RandomResizedCrop(size, scale, antialias=True)])
-        return v2.Compose([*steps, transforms.eval_transform(size)])
+            steps.append(v2.RandomResizedCrop(size, scale, antialias=True))
+        else:
+            steps.append(transforms.eval_transform(size))
+        if share:
+            steps.append(v2.ColorJitter(brightness=share, contrast=share, saturation=share))
+        return v2.Compose(steps)
 
     backward = recipe.Training.backward
 
