@@ -70,16 +70,16 @@ RECIPES = {
     "ours": Recipe(
         {"cutmix_probability": 1.0, "degradation_probability": 0.5}, flip=True, best_epoch=True
     ),
-    "ours, jittered, degraded 0.8": Recipe(
+    "ours jittered and degraded 0.8": Recipe(
         {"color_jitter": 0.4, "cutmix_probability": 1.0, "degradation_probability": 0.8},
         flip=True,
         best_epoch=True,
     ),
     "ours without CutMix": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
-    "ours without CutMix, degraded 0.8": Recipe(
+    "ours without CutMix and degraded 0.8": Recipe(
         {"degradation_probability": 0.8}, flip=True, best_epoch=True
     ),
-    "ours without CutMix, with crop": Recipe(
+    "ours without CutMix and with crop": Recipe(
         {"degradation_probability": 0.5}, flip=True, smallest_crop=0.6, best_epoch=True
     ),
 }
