@@ -67,20 +67,18 @@ RECIPES = {
     "degraded 0.2": Recipe(COURSE | {"degradation_probability": 0.2}),
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
-    "ours": Recipe(
+    "ours": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
+    "ours and degraded 0.8": Recipe({"degradation_probability": 0.8}, flip=True, best_epoch=True),
+    "ours and crop": Recipe(
+        {"degradation_probability": 0.5}, flip=True, smallest_crop=0.6, best_epoch=True
+    ),
+    "ours and CutMix": Recipe(
         {"cutmix_probability": 1.0, "degradation_probability": 0.5}, flip=True, best_epoch=True
     ),
-    "ours jittered and degraded 0.8": Recipe(
+    "ours and CutMix and jitter": Recipe(
         {"color_jitter": 0.4, "cutmix_probability": 1.0, "degradation_probability": 0.8},
         flip=True,
         best_epoch=True,
-    ),
-    "ours without CutMix": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
-    "ours without CutMix and degraded 0.8": Recipe(
-        {"degradation_probability": 0.8}, flip=True, best_epoch=True
-    ),
-    "ours without CutMix and with crop": Recipe(
-        {"degradation_probability": 0.5}, flip=True, smallest_crop=0.6, best_epoch=True
     ),
 }
 SCORING = {"best_epoch", "flip_at_test"}  # these need no training of their own
