@@ -13,6 +13,7 @@ from unittest import mock
 from dfd_utils import explain, transforms
 from dfd_utils.config import UserError
 from dfd_utils.models import MODELS, Detector, find_models, load_model
+from dfd_utils.onnx_detector import OnnxDetector
 from dfd_utils.out_of_distribution import TrainingData, read_training_data
 from dfd_utils.pictures import SUFFIXES, read_picture
 from dfd_utils.predict import choose_model, predict, stream
@@ -36,7 +37,7 @@ _STYLE = """
 .dfd .warning { color: var(--body-text-color); border-left: 4px solid #d98e04; padding-left: 8px; }
 """
 
-Model = tuple[Detector, dict, TrainingData | None]  # and its description
+Model = tuple[Detector | OnnxDetector, dict, TrainingData | None]  # and its description
 
 
 def load_run(run: Path | None = None) -> list[Model]:

@@ -13,6 +13,8 @@ from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
 from dfd_utils.config import CLASSES, UserError, read_json, write_whole
+from dfd_utils.onnx_detector import FILE as ONNX_FILE
+from dfd_utils.onnx_detector import OnnxDetector, read_onnx
 from dfd_utils.weights import read_weights
 
 
@@ -171,16 +173,18 @@ def describe(
     }
 
 
-def fused(model: Detector) -> Detector:
+def fused(model: Detector | OnnxDetector) -> Detector | OnnxDetector:
     """Return a copy in eval mode with each batch normalisation folded into its convolution.
 
     Gives the same logits, to rounding, a tenth to a quarter faster on a CPU. For scoring alone:
-    it cannot be trained, and Grad-CAM does not find its layers.
+    it cannot be trained, and Grad-CAM does not find its layers. An OnnxDetector is so already.
     """
+    if isinstance(model, OnnxDetector):
+        return model
     return Detector(fuse(model.backbone)).eval()
 
 
-def load_model(path: str | Path) -> tuple[Detector, dict]:
+def load_model(path: str | Path) -> tuple[Detector | OnnxDetector, dict]:
     """Load a model in eval mode with its description; runs no code from its files.
 
     Args:
@@ -199,10 +203,18 @@ def load_model(path: str | Path) -> tuple[Detector, dict]:
     else:
         description = read_description(folder)
         name = description["architecture"]
+        if description["precision"] == "int8":
+            return read_onnx(folder), description
         weights = path if path.is_file() else folder / "model.safetensors"
     model = create_model(name)
     load_weights(model, weights, name)
     return model.eval(), description
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the file that holds the weights of the model in a folder."""
+    int8 = read_description(folder)["precision"] == "int8"
+    return folder / (ONNX_FILE if int8 else "model.safetensors")
 
 
 def read_description(folder: Path) -> dict:
