@@ -124,10 +124,17 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
     _line(loss, history["epoch"], history["training_loss"], "training", "#000000", "o")
     _line(loss, history["epoch"], history["validation_loss"], "Validation", "#0072B2", "s")
     loss.set(title="cross-entropy", xlabel="epoch")
-    lines = {"auc": "#009E73", "accuracy": "#000000", "recall": "#D55E00", "precision": "#0072B2"}
-    for (name, colour), marker in zip(lines.items(), "^osD", strict=True):
-        _line(judged, history["epoch"], history[name], name.replace("auc", "AUC"), colour, marker)
-    judged.set(title="on Validation", xlabel="epoch")
+    lines = {
+        "auc": ("AUC", "#009E73", "^"),
+        "degraded_auc": ("AUC, degraded", "#CC79A7", "v"),
+        "accuracy": ("accuracy", "#000000", "o"),
+        "recall": ("recall", "#D55E00", "s"),
+        "precision": ("precision", "#0072B2", "D"),
+    }
+    for name, style in lines.items():
+        if name in history:
+            _line(judged, history["epoch"], history[name], *style)
+    judged.set(title="on Validation", xlabel="epoch", ylim=(-0.03, 1.03))
     for axis in (loss, judged):
         axis.axvline(best_epoch, color="#bbbbbb", linewidth=4, zorder=0)
         axis.legend(fontsize=7)

@@ -17,6 +17,7 @@ from dfd_utils import explain, transforms
 from dfd_utils.config import BUILD_DIR, CLASSES, UserError
 from dfd_utils.dataset import data_loader, scoring_batch_size
 from dfd_utils.face_finder import shows_face
+from dfd_utils.history import validation_auc
 from dfd_utils.models import Detector, find_models, load_model
 from dfd_utils.onnx_detector import OnnxDetector
 from dfd_utils.out_of_distribution import TrainingData, read_training_data, with_features
@@ -198,7 +199,7 @@ def choose_model(model: str | Path | None = None) -> Path:
     """Return the model's folder or file that `model` means.
 
     A model's own folder or file stands for itself; a folder of models for the one of its newest
-    run that did best on Validation (highest AUC); None for the best of all runs' newest.
+    run with the highest AUC on Validation; None for the best of all runs' newest.
 
     Raises:
         UserError: nothing was trained yet.
@@ -208,9 +209,4 @@ def choose_model(model: str | Path | None = None) -> Path:
         return path
     folders = find_models(path)
     newest = max(folders, key=lambda folder: (folder / "model.json").stat().st_mtime).parent
-    return max((f for f in folders if f.parent == newest), key=_validation_auc)
-
-
-def _validation_auc(folder: Path) -> float:
-    history = folder / "history.csv"
-    return pd.read_csv(history)["auc"].max() if history.is_file() else -1.0
+    return max((f for f in folders if f.parent == newest), key=validation_auc)

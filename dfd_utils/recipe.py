@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchvision.transforms import v2
 
 from dfd_utils import transforms
@@ -17,6 +17,8 @@ from dfd_utils.config import CLASSES, SPLITS, Profile
 from dfd_utils.dataset import data_loader, end_workers, load_split, seed_draws
 from dfd_utils.models import create_model
 from dfd_utils.precision import make_accelerator
+
+DEGRADED_IMAGES = 5000  # of Validation, about (see DeepFakeDataset.every)
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     train_loader: DataLoader
-    validation_loader: DataLoader
+    validation_loader: DataLoader  # of two views: Validation as it is, then some of it degraded
     micro_batch_size: int | None  # images that go through the model at once; None: all
     cutmix: v2.Transform
 
@@ -71,7 +73,7 @@ def prepare(
     accelerator = make_accelerator(profile.precision, profile.seed)
     set_seed(profile.seed)
     train_set = load_split(data, SPLITS[0], train_transform(profile), profile.seed)
-    validation_set = load_split(data, SPLITS[1], transforms.eval_transform(profile.image_size))
+    validation_set = ConcatDataset(_views(data, profile.image_size))
     model = create_model(model_name, profile.weights, log, profile.memory_format)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         # Statistics over the global batch, as one process has them; there is none for CPUs.
@@ -102,6 +104,13 @@ def prepare(
         model_name, accelerator, model, averaged, criterion, optimizer, lr_scheduler,
         train_loader, validation_loader, profile.micro_batch_size, cutmix,
     )  # fmt: skip
+
+
+def _views(data: Path, image_size: int) -> tuple[Dataset, Dataset]:
+    """Return Validation as it is, and some of it degraded, alike for all runs."""
+    clean = load_split(data, SPLITS[1], transforms.eval_transform(image_size))
+    degraded = load_split(data, SPLITS[1], transforms.degraded_transform(image_size), seed=0)
+    return clean, degraded.every(DEGRADED_IMAGES)
 
 
 def train_transform(profile: Profile) -> v2.Transform:

@@ -28,6 +28,7 @@ from dfd_utils.config import (
     write_whole,
 )
 from dfd_utils.dataset import data_fingerprint, read_exclusions
+from dfd_utils.history import best_epoch
 from dfd_utils.models import Detector, describe, load_weights, read_description, save_model
 from dfd_utils.out_of_distribution import fit_training_data, save_training_data
 from dfd_utils.processes import processes
@@ -170,14 +171,15 @@ def tell_epoch(
     row = rows[-1]
     log(
         f"{out.name} epoch {row['epoch']}/{epochs}: training loss {row['training_loss']:.3f}, "
-        f"Validation AUC {row['auc']:.3f}, accuracy {row['accuracy']:.3f}, "
+        f"Validation AUC {row['auc']:.3f} (degraded {row['degraded_auc']:.3f}), "
+        f"accuracy {row['accuracy']:.3f}, "
         f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s, "
         f"{saving:.1f} s of them for checkpoints"
     )
 
 
 def finish(rows: list[dict], out: Path, training: Training, data: Path, profile: Profile) -> None:
-    """Make the epoch with the highest Validation AUC the model; keep one checkpoint."""
+    """Make the best epoch's weights the model; keep one checkpoint."""
     name, model = training.model_name, training.averaged.module
     write_history(rows, out)
     best = _best(rows)
@@ -215,7 +217,7 @@ def _epoch_folder(out: Path, epoch: int) -> Path:
 
 
 def _best(rows: list[dict]) -> dict:
-    return max(rows, key=lambda row: (row["auc"], row["epoch"]))
+    return rows[best_epoch(pd.DataFrame(rows)) - 1]
 
 
 def _description(row: dict, name: str, profile: Profile, epochs: int | None = None) -> str:

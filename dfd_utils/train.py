@@ -45,8 +45,9 @@ def fit(
 ) -> pd.DataFrame:
     """Train a model and return its history, a row an epoch; a finished run is only read again.
 
-    Each epoch the averaged weights are judged on Validation; those of the epoch with the highest
-    AUC become the model, with a temperature and a threshold fitted on Validation. An interrupted
+    Each epoch the averaged weights are judged on Validation; those of the best epoch (see
+    `history.best_epoch`) become the model, with a temperature and a threshold fitted on
+    Validation. An interrupted
     run goes on from its last checkpoint and ends as if it had never been broken off.
 
     Args:
@@ -217,7 +218,7 @@ def evaluate_epoch(
 
 
 def _judged(training: Training) -> dict:
-    """Judge the averaged weights on Validation; calibrate them there too."""
+    """Judge the averaged weights on Validation, as it is and degraded; calibrate them there too."""
     for buffer in training.averaged.buffers():  # the main process's: those that are saved
         broadcast(buffer)
     labels, logits = evaluate_epoch(
@@ -225,6 +226,9 @@ def _judged(training: Training) -> dict:
     )
     # In float64, as the evaluation scores them: small margins would end in ties.
     margin = (logits[:, 1] - logits[:, 0]).astype("float64")
+    clean = len(training.validation_loader.dataset.datasets[0])
+    degraded = metrics.ranking_metrics(labels[clean:], expit(margin[clean:]))
+    labels, margin = labels[:clean], margin[:clean]
     judged = metrics.all_metrics(labels, expit(margin))
     temperature = metrics.fit_temperature(labels, margin)
     return {
@@ -234,6 +238,7 @@ def _judged(training: Training) -> dict:
         "f1score": judged["f1"],
         "validation_loss": judged["log_loss"],
         "auc": judged["auc"],
+        "degraded_auc": degraded["auc"],
         "temperature": temperature,
         "threshold": metrics.choose_threshold(labels, expit(margin / temperature)),
     }

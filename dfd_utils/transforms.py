@@ -8,6 +8,7 @@ import torch
 import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 # Statistics of ImageNet, those that torchvision's weights expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -17,6 +18,11 @@ STD = (0.229, 0.224, 0.225)
 def eval_transform(image_size: int) -> Callable[[Tensor], Tensor]:
     """Resize to a square of `image_size` pixels: uint8 `[3, H, W]` in, uint8 out."""
     return partial(F.resize, size=[image_size, image_size], antialias=True)
+
+
+def degraded_transform(image_size: int) -> Callable[[Tensor], Tensor]:
+    """Degrade by one of `DEGRADATIONS` at severity 3, drawn at random, then resize; uint8."""
+    return v2.Compose([partial(degrade, name="mix", severity=3), eval_transform(image_size)])
 
 
 def normalize(images: Tensor, mean: tuple = MEAN, std: tuple = STD) -> Tensor:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from dfd_utils.audit import SHORTCUT_AUC
 from dfd_utils.config import CLASSES, SPLITS, UserError
+from dfd_utils.history import best_epoch
 from dfd_utils.models import MODELS, read_description
 from dfd_utils.published import published_results
 from dfd_utils.run import read_configuration
@@ -84,11 +85,6 @@ def _no_shortcut(summary: dict) -> str:
     )
 
 
-def best_epoch(history: pd.DataFrame) -> int:
-    """Return the epoch with the highest Validation AUC, the later of two equal ones."""
-    return int(history["epoch"][history["auc"][::-1].idxmax()])
-
-
 def epoch_table(history: pd.DataFrame, title: str) -> pd.DataFrame:
     """Return "ours / published" after 1, 3, 5 and 8 epochs: our Validation, the published Test."""
     names = ["accuracy", "precision", "recall", "f1score"]
@@ -109,8 +105,8 @@ def training_words(title: str, history: pd.DataFrame, configuration: dict) -> st
     settings = configuration["settings"]
     return "\n".join([
         f"- {title} at {settings['image_size']} px, seed {settings['seed']}: epoch {best.name} of "
-        f"{len(history)} did best on Validation, with AUC {best['auc']:.3f} and accuracy "
-        f"{best['accuracy']:.3f} at the threshold 0.5.",
+        f"{len(history)} did best on Validation, with AUC {best['auc']:.3f} (degraded "
+        f"{best['degraded_auc']:.3f}) and accuracy {best['accuracy']:.3f} at the threshold 0.5.",
         f"- Training took {history['seconds'].sum() / 60:.1f} minutes on {configuration['device']} "
         f"in {settings['precision']}, at {history['images_per_second'].median():.0f} images/s.",
         f"- {excluded} images were left out on account of the audit. Test was not read.",

@@ -14,9 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dfd_utils import recipe, train
+from dfd_utils import recipe, train, transforms
 from dfd_utils import run as run_folder
 from dfd_utils.config import UserError
+from dfd_utils.dataset import load_split
+from dfd_utils.history import best_epoch
+from dfd_utils.models import load_model
 
 TIMING = ["seconds", "images_per_second"]
 
@@ -152,15 +155,27 @@ def test_averaged_weights_are_an_exponential_moving_average():
 
 
 def test_kept_weights_are_those_of_the_best_epoch(easy_data, quick, tmp_path):
-    """The saved model gives the AUC of the best row of the history."""
+    """The saved model gives both AUCs of the best row of the history."""
     from sklearn.metrics import roc_auc_score
 
     from dfd_utils.evaluate import score_split
 
     out = tmp_path / "resnet50"
     history = train.fit("resnet50", easy_data, out, quick, quiet)
+    best = history.set_index("epoch").loc[best_epoch(history)]
     table = score_split(out, easy_data, "Validation")
-    assert np.isclose(roc_auc_score(table["label"], table["score"]), history["auc"].max())
+    assert np.isclose(roc_auc_score(table["label"], table["score"]), best["auc"])
+    model, _ = load_model(out)
+    view = load_split(easy_data, "Validation", transforms.degraded_transform(32), seed=0)
+    clean = load_split(easy_data, "Validation", transforms.eval_transform(32))
+    images = torch.stack([image for image, _ in map(view.__getitem__, range(len(view)))])
+    changed = sum(not torch.equal(image, clean[i][0]) for i, image in enumerate(images))
+    assert changed > 0.7 * len(view)
+    with torch.inference_mode():
+        logits = model(images)
+    assert np.isclose(
+        roc_auc_score(view.labels, logits[:, 1] - logits[:, 0]), best["degraded_auc"], atol=0.02
+    )
     assert set(load_file(out / "model.safetensors")) >= {"backbone.fc.weight"}
 
 

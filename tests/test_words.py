@@ -6,6 +6,7 @@ import pytest
 
 from dfd_utils import comparison_words, evaluation_words, models, words
 from dfd_utils.config import UserError
+from dfd_utils.history import best_epoch
 from dfd_utils.published import published_results
 
 
@@ -18,13 +19,20 @@ def history():
         "recall": [0.5, 0.6, 0.7, 0.6],
         "f1score": [0.5, 0.6, 0.7, 0.6],
         "auc": [0.5, 0.8, 0.8, 0.7],
+        "degraded_auc": [0.5, 0.7, 0.7, 0.7],
         "seconds": [30, 30, 30, 30],
         "images_per_second": [10, 20, 30, 40],
     })  # fmt: skip
 
 
 def test_best_epoch_is_the_later_of_two_equal_ones(history):
-    assert words.best_epoch(history) == 3
+    assert best_epoch(history) == 3
+
+
+def test_degraded_images_have_their_part_in_the_best_epoch(history):
+    history["degraded_auc"] = [0.5, 0.6, 0.6, 0.75]
+    assert best_epoch(history) == 4
+    assert best_epoch(history.drop(columns="degraded_auc")) == 3  # a run of an older version
 
 
 def test_epoch_table_sets_ours_beside_the_published(history):
