@@ -63,10 +63,14 @@ def judge(path: str | Path, models: list[Model]) -> str:
     figures = [f"<figure><h3>Your picture</h3>{_embedded(explain.thumbnail(picture))}</figure>"]
     for network, description, training_data in models:
         (row,) = stream([str(path)], network, description, training_data)
-        resized = transforms.eval_transform(description["image_size"])(picture)
-        device = next(network.parameters()).device
-        (heat,) = explain.heat_maps(network, description, resized[None].to(device))
-        figures.append(_figure(row, description, _embedded(explain.overlay(picture, heat))))
+        if isinstance(network, OnnxDetector):  # it has no gradients to explain it by
+            shown = explain.thumbnail(picture)
+        else:
+            resized = transforms.eval_transform(description["image_size"])(picture)
+            device = next(network.parameters()).device
+            (heat,) = explain.heat_maps(network, description, resized[None].to(device))
+            shown = explain.overlay(picture, heat)
+        figures.append(_figure(row, description, _embedded(shown)))
     return f'<div class="dfd">{"".join(figures)}</div><p class="caveat">{CAVEAT}</p>'
 
 

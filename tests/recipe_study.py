@@ -52,6 +52,8 @@ COURSE = {
     "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "ema_decay": 0.0, "label_smoothing": 0.0,
     "degradation_probability": 0.0,
 }  # fmt: skip
+BASE = {"weight_decay": 0.05, "warmup_steps": 50, "ema_decay": 0.99}
+BESIDE = {"flip": True, "best_epoch": True}
 RECIPES = {
     "course": Recipe(COURSE),
     "best epoch": Recipe(COURSE, best_epoch=True),
@@ -62,23 +64,21 @@ RECIPES = {
     "flip": Recipe(COURSE, flip=True),
     "crop": Recipe(COURSE, smallest_crop=0.6),
     "mixup": Recipe(COURSE, mixup=0.2),
-    "CutMix": Recipe(COURSE | {"cutmix_probability": 1.0}),
+    "CutMix": Recipe(COURSE | {"cutmix_probability": 0.5}),
+    "jitter": Recipe(COURSE | {"color_jitter": 0.4}),
     "smaller in training": Recipe(COURSE, train_scale=0.75),
     "degraded 0.2": Recipe(COURSE | {"degradation_probability": 0.2}),
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
-    "ours": Recipe({"degradation_probability": 0.5}, flip=True, best_epoch=True),
-    "ours and degraded 0.8": Recipe({"degradation_probability": 0.8}, flip=True, best_epoch=True),
-    "ours and crop": Recipe(
-        {"degradation_probability": 0.5}, flip=True, smallest_crop=0.6, best_epoch=True
+    # base: AdamW and warm-up, weight averaging, flip, best epoch
+    "base and degraded 0.5": Recipe(BASE | {"degradation_probability": 0.5}, **BESIDE),
+    "base and degraded 0.5 and crop": Recipe(
+        BASE | {"degradation_probability": 0.5}, smallest_crop=0.6, **BESIDE
     ),
-    "ours and CutMix": Recipe(
-        {"cutmix_probability": 1.0, "degradation_probability": 0.5}, flip=True, best_epoch=True
-    ),
-    "ours and CutMix and jitter": Recipe(
-        {"color_jitter": 0.4, "cutmix_probability": 1.0, "degradation_probability": 0.8},
-        flip=True,
-        best_epoch=True,
+    "base and degraded 0.8": Recipe(BASE | {"degradation_probability": 0.8}, **BESIDE),
+    "ours": Recipe(
+        BASE | {"degradation_probability": 0.8, "color_jitter": 0.4, "cutmix_probability": 0.5},
+        **BESIDE,
     ),
 }
 SCORING = {"best_epoch", "flip_at_test"}  # these need no training of their own
@@ -180,18 +180,13 @@ def auc_of(run: Path, data: Path, split: str, chosen: Recipe) -> dict[str, float
         return json.loads(kept.read_text())
     folder = run if chosen.best_epoch else max((run / "epochs").iterdir())
     model, _ = load_model(folder)
-    resize = transforms.eval_transform(size)
-    degraded = v2.Compose([_degrade, resize])
-    views = [load_split(data, split, resize)]
+    degraded = transforms.degraded_transform(size)
+    views = [load_split(data, split, transforms.eval_transform(size))]
     views += [load_split(data, split, degraded, seed=1000 + draw) for draw in range(DRAWS)]
     aucs = [_auc(model, view, chosen.flip_at_test) for view in views]
     found = {"clean": aucs[0], "degraded": sum(aucs[1:]) / DRAWS}
     kept.write_text(json.dumps(found))
     return found
-
-
-def _degrade(image: Tensor) -> Tensor:
-    return transforms.degrade(image, "mix", 3)
 
 
 @torch.inference_mode()

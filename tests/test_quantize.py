@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dfd_utils import cli
+from dfd_utils import cli, demo
 from dfd_utils.compare import read_predictions
 from dfd_utils.models import find_models, load_model, read_description
 
@@ -68,6 +68,14 @@ def test_what_an_int8_model_cannot_do_is_said_in_a_line(both, easy_data, tmp_pat
     maps = ["--explain", str(tmp_path / "maps"), pictures]
     assert cli.main(["predict", "--model", str(copy), *maps]) == 2
     assert "no heat maps" in capsys.readouterr().err
+
+
+def test_the_local_page_shows_it_without_a_heat_map(both, easy_data):
+    picture = next((easy_data / "Test" / "Fake").iterdir())
+    shown = [demo.judge(picture, demo.load_run(folder.parent)) for folder in both]
+    assert [page.count("probability of Fake") for page in shown] == [2, 1]
+    same = [page.count(page.split('src="')[1].split('"')[0]) for page in shown]
+    assert same == [1, 2]  # the picture as it is: once as given, and once instead of the map
 
 
 def test_a_model_that_is_there_is_kept(both, easy_data, capsys):
