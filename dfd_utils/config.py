@@ -57,6 +57,7 @@ class Profile:
     degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
     color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to this share
     cutmix_probability: float = 0.0  # share of training batches whose images are cut and mixed
+    flip_at_test: bool = False  # logits are the mean of an image's and its mirror image's
     weights: str = "none"  # none | imagenet | a file of weights
     # The next four are found on the machine, where they are "auto" or None (tuning.py).
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
@@ -87,6 +88,7 @@ _SESSION = Profile(
     degradation_probability=0.8,
     color_jitter=0.4,
     cutmix_probability=0.5,
+    flip_at_test=True,
     weights="imagenet",
 )
 PROFILES = {

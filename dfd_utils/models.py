@@ -53,15 +53,24 @@ MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.cont
 class Detector(nn.Module):
     """A classifier with its normalisation inside: uint8 `[N, 3, H, W]` in, logits `[N, 2]` out.
 
-    Column 0 of the logits is Real, column 1 Fake.
+    Column 0 of the logits is Real, column 1 Fake. With `flip_at_test` the logits of eval mode are
+    the mean of those of an image and of its mirror image.
     """
 
-    def __init__(self, backbone: nn.Module, memory_format: str = "channels_last"):
+    def __init__(
+        self, backbone: nn.Module, memory_format: str = "channels_last", flip_at_test: bool = False
+    ):
         super().__init__()
         self.memory_format = MEMORY_FORMATS[memory_format]
+        self.flip_at_test = flip_at_test
         self.backbone = backbone.to(memory_format=self.memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.flip_at_test and not self.training:
+            return (self._outputs(images) + self._outputs(images.flip(-1))) / 2
+        return self._outputs(images)
+
+    def _outputs(self, images: Tensor) -> Tensor:
         images = transforms.normalize(images).contiguous(memory_format=self.memory_format)
         return self.backbone(images)
 
@@ -181,7 +190,7 @@ def fused(model: Detector | OnnxDetector) -> Detector | OnnxDetector:
     """
     if isinstance(model, OnnxDetector):
         return model
-    return Detector(fuse(model.backbone)).eval()
+    return Detector(fuse(model.backbone), flip_at_test=model.flip_at_test).eval()
 
 
 def load_model(path: str | Path) -> tuple[Detector | OnnxDetector, dict]:
@@ -208,6 +217,7 @@ def load_model(path: str | Path) -> tuple[Detector | OnnxDetector, dict]:
         weights = path if path.is_file() else folder / "model.safetensors"
     model = create_model(name)
     load_weights(model, weights, name)
+    model.flip_at_test = description.get("flip_at_test", False)
     return model.eval(), description
 
 

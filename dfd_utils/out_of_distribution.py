@@ -36,10 +36,14 @@ class DetectorWithFeatures(nn.Module):
         extractor = create_feature_extractor(model.backbone.eval(), nodes)
         # Its own class forgets, when copied, that it is in eval mode.
         self.detector = fused(Detector(GraphModule(extractor, extractor.graph)))
+        self.flip_at_test = model.flip_at_test
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.detector(images)
-        return outputs["logits"], outputs["features"].float().mean((2, 3))
+        logits, features = outputs["logits"], outputs["features"].float().mean((2, 3))
+        if self.flip_at_test:
+            logits = (logits + self.detector(images.flip(-1))["logits"]) / 2
+        return logits, features
 
 
 def with_features(model: Detector | OnnxDetector, name: str) -> nn.Module:

@@ -75,6 +75,7 @@ def prepare(
     train_set = load_split(data, SPLITS[0], train_transform(profile), profile.seed)
     validation_set = ConcatDataset(_views(data, profile.image_size))
     model = create_model(model_name, profile.weights, log, profile.memory_format)
+    model.flip_at_test = profile.flip_at_test
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         # Statistics over the global batch, as one process has them; there is none for CPUs.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

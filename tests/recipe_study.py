@@ -77,7 +77,9 @@ RECIPES = {
     ),
     "base and degraded 0.8": Recipe(BASE | {"degradation_probability": 0.8}, **BESIDE),
     "ours": Recipe(
-        BASE | {"degradation_probability": 0.8, "color_jitter": 0.4, "cutmix_probability": 0.5},
+        BASE
+        | {"degradation_probability": 0.8, "color_jitter": 0.4, "cutmix_probability": 0.5}
+        | {"flip_at_test": True},
         **BESIDE,
     ),
 }

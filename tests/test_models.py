@@ -15,6 +15,7 @@ from dfd_utils.models import (
     load_model,
     save_model,
 )
+from dfd_utils.out_of_distribution import DetectorWithFeatures
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,24 @@ def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
     norms = [m for m in scorer.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert not norms
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name):
+    torch.manual_seed(0)
+    model = create_model(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the statistics of the one batch
+    with torch.inference_mode():
+        model.train()(images)
+        model.eval()
+        one, other = model(images), model(images.flip(-1))
+        expected, rounding = (one + other) / 2, (one - other).abs().max() / 100
+        model.flip_at_test = True
+        with_features = DetectorWithFeatures(model, name)
+        for logits in (model(images), fused(model)(images), with_features(images)[0]):
+            assert (logits - expected).abs().max() < rounding
 
 
 def test_weights_of_another_architecture_are_refused(saved):
