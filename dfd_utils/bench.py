@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from dfd_utils import bench_phases
-from dfd_utils.config import PROFILES, Profile
+from dfd_utils.config import Profile
 from dfd_utils.dataset import check_layout
 from dfd_utils.models import architecture
 from dfd_utils.tuning import tune
@@ -39,8 +39,8 @@ def bench(
     `ratio` (ours to reference); `share_of_limit`. Training and scoring are whole small epochs of
     `batches` batches, from the start of the loaders on, in images/s. The loaders are counted in
     images a second of CPU time, workers included, and their limit is libjpeg-turbo's bare decoding
-    with the fast DCT; "no model, augmented" is the loader with degradations always on and the
-    jitter of `studio-lab`, beside the same reference. On CPUs, and with the extra `onnx`, the
+    with the fast DCT; "no model, augmented" is the loader with the training's degradations
+    always on, beside the same reference. On CPUs, and with the extra `onnx`, the
     model's int8 copy (see quantize.py) is a row of its own, scored as the model is.
 
     Raises:
@@ -59,8 +59,7 @@ def bench(
             rates = sides.rates((*ours, False, *int8), reference, (*ours, True, *int8))
             rows.append(_row(title, phase, rates, "images/s"))
             log(_told(rows[-1]))
-    jitter = PROFILES["studio-lab"].color_jitter
-    augmented = dataclasses.replace(profile, degradation_probability=1.0, color_jitter=jitter)
+    augmented = dataclasses.replace(profile, degradation_probability=1.0)
     for name, chosen in (("no model", None), ("no model, augmented", augmented)):
         size = profile.image_size
         ours = bench_phases.load_ours, data, chosen, size

@@ -85,9 +85,7 @@ _SESSION = Profile(
     lr=5e-4,
     warmup_steps=500,
     ema_decay=0.999,
-    degradation_probability=0.8,
-    color_jitter=0.4,
-    cutmix_probability=0.5,
+    degradation_probability=0.5,
     flip_at_test=True,
     weights="imagenet",
 )

@@ -52,7 +52,7 @@ COURSE = {
     "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "ema_decay": 0.0, "label_smoothing": 0.0,
     "degradation_probability": 0.0,
 }  # fmt: skip
-BASE = {"weight_decay": 0.05, "warmup_steps": 50, "ema_decay": 0.99}
+OURS = {"degradation_probability": 0.5, "flip_at_test": True}  # beside the profile's own settings
 BESIDE = {"flip": True, "best_epoch": True}
 RECIPES = {
     "course": Recipe(COURSE),
@@ -70,16 +70,14 @@ RECIPES = {
     "degraded 0.2": Recipe(COURSE | {"degradation_probability": 0.2}),
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
-    # base: AdamW and warm-up, weight averaging, flip, best epoch
-    "base and degraded 0.5": Recipe(BASE | {"degradation_probability": 0.5}, **BESIDE),
-    "base and degraded 0.5 and crop": Recipe(
-        BASE | {"degradation_probability": 0.5}, smallest_crop=0.6, **BESIDE
+    "ours": Recipe(OURS, **BESIDE),
+    "ours and crop": Recipe(OURS, smallest_crop=0.6, **BESIDE),
+    "ours and degraded 0.8": Recipe(OURS | {"degradation_probability": 0.8}, **BESIDE),
+    "ours and jitter": Recipe(
+        OURS | {"degradation_probability": 0.8, "color_jitter": 0.4}, **BESIDE
     ),
-    "base and degraded 0.8": Recipe(BASE | {"degradation_probability": 0.8}, **BESIDE),
-    "ours": Recipe(
-        BASE
-        | {"degradation_probability": 0.8, "color_jitter": 0.4, "cutmix_probability": 0.5}
-        | {"flip_at_test": True},
+    "ours and jitter and CutMix": Recipe(
+        OURS | {"degradation_probability": 0.8, "color_jitter": 0.4, "cutmix_probability": 0.5},
         **BESIDE,
     ),
 }
