@@ -27,9 +27,8 @@ from dfd_utils.models import (
     fused,
     load_model,
     read_description,
-    weights_file,
 )
-from dfd_utils.onnx_detector import OnnxDetector
+from dfd_utils.onnx_detector import FILE, OnnxDetector
 from dfd_utils.precision import make_accelerator
 from dfd_utils.processes import on_main
 from dfd_utils.run import read_configuration
@@ -179,7 +178,8 @@ def place(folder: Path, data: Path, fingerprint: str) -> Path:
 
 def scoring_key(folder: Path, fingerprint: str) -> str:
     """Return what predictions depend on: the code's version, the weights, and the data."""
-    weights = hashlib.sha256(weights_file(folder).read_bytes())
+    int8 = read_description(folder)["precision"] == "int8"
+    weights = hashlib.sha256((folder / (FILE if int8 else "model.safetensors")).read_bytes())
     weights.update((folder / "model.json").read_bytes())
     return f"v{VERSION}: {weights.hexdigest()[:16]} on {fingerprint}"
 

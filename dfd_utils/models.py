@@ -13,7 +13,6 @@ from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
 from dfd_utils.config import CLASSES, UserError, read_json, write_whole
-from dfd_utils.onnx_detector import FILE as ONNX_FILE
 from dfd_utils.onnx_detector import OnnxDetector, read_onnx
 from dfd_utils.weights import read_weights
 
@@ -45,8 +44,6 @@ MODELS = {
         {8: "features.3", 16: "features.5", 32: "features.8"},
     ),
 }
-
-
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
@@ -219,12 +216,6 @@ def load_model(path: str | Path) -> tuple[Detector | OnnxDetector, dict]:
     load_weights(model, weights, name)
     model.flip_at_test = description.get("flip_at_test", False)
     return model.eval(), description
-
-
-def weights_file(folder: Path) -> Path:
-    """Return the file that holds the weights of the model in a folder."""
-    int8 = read_description(folder)["precision"] == "int8"
-    return folder / (ONNX_FILE if int8 else "model.safetensors")
 
 
 def read_description(folder: Path) -> dict:
