@@ -13,7 +13,6 @@ from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
 from dfd_utils.config import CLASSES, UserError, read_json, write_whole
-from dfd_utils.onnx_detector import OnnxDetector, read_onnx
 from dfd_utils.weights import read_weights
 
 
@@ -179,18 +178,16 @@ def describe(
     }
 
 
-def fused(model: Detector | OnnxDetector) -> Detector | OnnxDetector:
+def fused(model: Detector) -> Detector:
     """Return a copy in eval mode with each batch normalisation folded into its convolution.
 
     Gives the same logits, to rounding, a tenth to a quarter faster on a CPU. For scoring alone:
-    it cannot be trained, and Grad-CAM does not find its layers. An OnnxDetector is so already.
+    it cannot be trained, and Grad-CAM does not find its layers.
     """
-    if isinstance(model, OnnxDetector):
-        return model
     return Detector(fuse(model.backbone), flip_at_test=model.flip_at_test).eval()
 
 
-def load_model(path: str | Path) -> tuple[Detector | OnnxDetector, dict]:
+def load_model(path: str | Path) -> tuple[Detector, dict]:
     """Load a model in eval mode with its description; runs no code from its files.
 
     Args:
@@ -209,8 +206,6 @@ def load_model(path: str | Path) -> tuple[Detector | OnnxDetector, dict]:
     else:
         description = read_description(folder)
         name = description["architecture"]
-        if description["precision"] == "int8":
-            return read_onnx(folder), description
         weights = path if path.is_file() else folder / "model.safetensors"
     model = create_model(name)
     load_weights(model, weights, name)

@@ -13,10 +13,9 @@ from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from dfd_utils import transforms
-from dfd_utils.config import SPLITS, UserError, write_whole
+from dfd_utils.config import SPLITS, Profile, UserError, write_whole
 from dfd_utils.dataset import data_loader, load_split, scoring_batch_size
 from dfd_utils.models import MODELS, Detector, fused
-from dfd_utils.onnx_detector import OnnxDetector
 
 FILE = "training_data.safetensors"
 IMAGES = 1000  # of Train and of Validation, about (see DeepFakeDataset.every)
@@ -46,13 +45,6 @@ class DetectorWithFeatures(nn.Module):
         return logits, features
 
 
-def with_features(model: Detector | OnnxDetector, name: str) -> nn.Module:
-    """Return what gives logits and early features, as DetectorWithFeatures does, of any model."""
-    if isinstance(model, OnnxDetector):
-        return OnnxDetector(model.content, ("logits", "features"))
-    return DetectorWithFeatures(model, name)
-
-
 @dataclass(frozen=True)
 class TrainingData:
     """The training data as a model's early features show them: a Gaussian, and a limit.
@@ -78,12 +70,7 @@ class TrainingData:
 
 
 def fit_training_data(
-    model: Detector | OnnxDetector,
-    name: str,
-    data: Path,
-    image_size: int,
-    accelerator: Accelerator,
-    num_workers: int | None = None,
+    model: Detector, name: str, data: Path, profile: Profile, accelerator: Accelerator
 ) -> TrainingData:
     """Fit the Gaussian to Train, by Ledoit and Wolf's shrinkage, and the limit to Validation.
 
@@ -91,14 +78,12 @@ def fit_training_data(
         model: a trained model, in eval mode.
         name: a key of `models.MODELS`.
         data: a data set in the Kaggle layout.
-        image_size: of the model, in pixels.
+        profile: says the image size and the number of worker processes.
         accelerator: says the device and the number format.
-        num_workers: processes that decode, see `dataset.data_loader`.
     """
-    extractor = with_features(model, name).to(accelerator.device)
+    extractor = DetectorWithFeatures(model, name).to(accelerator.device)
     train, validation = (
-        _features(extractor, data, split, image_size, accelerator, num_workers)
-        for split in SPLITS[:2]
+        _features(extractor, data, split, profile, accelerator) for split in SPLITS[:2]
     )
     mean, scale = train.mean(0), train.std(0) + 1e-6
     shrunk = LedoitWolf(assume_centered=True).fit(((train - mean) / scale).numpy())
@@ -109,17 +94,16 @@ def fit_training_data(
 
 @torch.inference_mode()
 def _features(
-    extractor: nn.Module,
+    extractor: DetectorWithFeatures,
     data: Path,
     split: str,
-    image_size: int,
+    profile: Profile,
     accelerator: Accelerator,
-    num_workers: int | None,
 ) -> Tensor:
-    dataset = load_split(data, split, transforms.eval_transform(image_size)).every(IMAGES)
-    at_once = scoring_batch_size(accelerator.device, image_size)
+    dataset = load_split(data, split, transforms.eval_transform(profile.image_size)).every(IMAGES)
+    at_once = scoring_batch_size(accelerator.device, profile.image_size)
     found = []
-    for images, _ in data_loader(dataset, at_once, num_workers=num_workers):
+    for images, _ in data_loader(dataset, at_once, num_workers=profile.num_workers):
         with accelerator.autocast():
             found.append(extractor(images.to(accelerator.device))[1].double().cpu())
     return torch.cat(found).clone()  # no longer tied to inference mode

@@ -19,8 +19,7 @@ from dfd_utils.dataset import data_loader, scoring_batch_size
 from dfd_utils.face_finder import shows_face
 from dfd_utils.history import validation_auc
 from dfd_utils.models import Detector, find_models, load_model
-from dfd_utils.onnx_detector import OnnxDetector
-from dfd_utils.out_of_distribution import TrainingData, read_training_data, with_features
+from dfd_utils.out_of_distribution import DetectorWithFeatures, TrainingData, read_training_data
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
@@ -103,7 +102,7 @@ def predict(
 
 def stream(
     files: Sequence[str],
-    network: Detector | OnnxDetector,
+    network: Detector,
     description: dict,
     training_data: TrainingData | None,
     start: int = 0,
@@ -139,7 +138,7 @@ def stream(
     loader = data_loader(dataset, at_once, num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
     network = network.to(accelerator.device)
-    scorer = with_features(network, description["architecture"])
+    scorer = DetectorWithFeatures(network, description["architecture"])
     bar = tqdm(
         total=len(files), initial=start, unit="img", desc="Predicting",
         disable=None if progress and accelerator.is_main_process else True,
