@@ -69,7 +69,9 @@ def test_default_model_is_the_best_of_the_newest_run(trained_run, tmp_path):
             folder = runs / run / name
             folder.mkdir(parents=True)
             (folder / "model.json").write_text("{}")
-            pd.DataFrame({"auc": [auc + better]}).to_csv(folder / "history.csv", index=False)
+            pd.DataFrame({"epoch": [1], "auc": [auc + better]}).to_csv(
+                folder / "history.csv", index=False
+            )
     import os
 
     os.utime(runs / "old" / "resnet50" / "model.json", (1, 1))
