@@ -47,8 +47,8 @@ def fit(
 
     Each epoch the averaged weights are judged on Validation; those of the best epoch (see
     `history.best_epoch`) become the model, with a temperature and a threshold fitted on
-    Validation. An interrupted
-    run goes on from its last checkpoint and ends as if it had never been broken off.
+    Validation. An interrupted run goes on from its last checkpoint and ends as if it had never
+    been broken off.
 
     Args:
         model_name: a key of `models.MODELS`.
