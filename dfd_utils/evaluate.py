@@ -12,9 +12,23 @@ from scipy.special import expit
 
 from dfd_utils import compare, metrics, plots, resampling, transforms
 from dfd_utils.config import CLASSES, UserError, read_json, write_whole
-from dfd_utils.dataset import data_fingerprint, data_loader, load_split, scoring_batch_size
+from dfd_utils.dataset import (
+    DeepFakeDataset,
+    data_fingerprint,
+    data_loader,
+    load_split,
+    scoring_batch_size,
+)
 from dfd_utils.evaluation_plots import confusion_matrices
-from dfd_utils.models import MODELS, Detector, find_models, fused, load_model, read_description
+from dfd_utils.models import (
+    MODELS,
+    Detector,
+    find_models,
+    fused,
+    load_model,
+    read_description,
+)
+from dfd_utils.openvino_detector import FILE, OpenVINODetector
 from dfd_utils.precision import make_accelerator
 from dfd_utils.processes import on_main
 from dfd_utils.run import read_configuration
@@ -70,7 +84,7 @@ def score_split(folder: Path, data: Path, split: str) -> pd.DataFrame:
     """Return `path,label,score` of every image of a split, in the order of the data."""
     model, description = load_model(folder)
     dataset = load_split(data, split, transforms.eval_transform(description["image_size"]))
-    labels, margin = _margins(model, dataset, description)
+    labels, margin = margins(model, dataset, description)
     paths = [str(dataset.path(i).relative_to(data)) for i in range(len(dataset))]
     return pd.DataFrame({"path": paths, "label": labels, "score": calibrated(margin, description)})
 
@@ -88,7 +102,13 @@ def read_metrics(folder: Path, split: str) -> dict:
     return entry
 
 
-def _margins(model: Detector, dataset, description: dict):
+def margins(
+    model: Detector | OpenVINODetector, dataset: DeepFakeDataset, description: dict
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels int `[N]` and logits of Fake less those of Real, float32 `[N]`, of a data set.
+
+    `description` is what `load_model` returns beside the model.
+    """
     accelerator = make_accelerator(description["precision"])
     at_once = scoring_batch_size(accelerator.device, description["image_size"])
     model, loader = accelerator.prepare(fused(model), data_loader(dataset, at_once))
@@ -158,7 +178,8 @@ def place(folder: Path, data: Path, fingerprint: str) -> Path:
 
 def scoring_key(folder: Path, fingerprint: str) -> str:
     """Return what predictions depend on: the code's version, the weights, and the data."""
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes())
+    int8 = read_description(folder)["precision"] == "int8"
+    weights = hashlib.sha256((folder / (FILE if int8 else "model.safetensors")).read_bytes())
     weights.update((folder / "model.json").read_bytes())
     return f"v{VERSION}: {weights.hexdigest()[:16]} on {fingerprint}"
 

@@ -13,9 +13,10 @@ from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from dfd_utils import transforms
-from dfd_utils.config import SPLITS, Profile, UserError, write_whole
+from dfd_utils.config import SPLITS, UserError, write_whole
 from dfd_utils.dataset import data_loader, load_split, scoring_batch_size
 from dfd_utils.models import MODELS, Detector, fused
+from dfd_utils.openvino_detector import OpenVINODetector
 
 FILE = "training_data.safetensors"
 IMAGES = 1000  # of Train and of Validation, about (see DeepFakeDataset.every)
@@ -45,6 +46,13 @@ class DetectorWithFeatures(nn.Module):
         return logits, features
 
 
+def with_features(model: Detector | OpenVINODetector, name: str) -> nn.Module:
+    """Return what gives logits and early features, as DetectorWithFeatures does, of any model."""
+    if isinstance(model, OpenVINODetector):
+        return OpenVINODetector(model.content, ("logits", "features"))
+    return DetectorWithFeatures(model, name)
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The training data as a model's early features show them: a Gaussian, and a limit.
@@ -70,7 +78,12 @@ class TrainingData:
 
 
 def fit_training_data(
-    model: Detector, name: str, data: Path, profile: Profile, accelerator: Accelerator
+    model: Detector | OpenVINODetector,
+    name: str,
+    data: Path,
+    image_size: int,
+    accelerator: Accelerator,
+    num_workers: int | None = None,
 ) -> TrainingData:
     """Fit the Gaussian to Train, by Ledoit and Wolf's shrinkage, and the limit to Validation.
 
@@ -78,12 +91,14 @@ def fit_training_data(
         model: a trained model, in eval mode.
         name: a key of `models.MODELS`.
         data: a data set in the Kaggle layout.
-        profile: says the image size and the number of worker processes.
+        image_size: of the model, in pixels.
         accelerator: says the device and the number format.
+        num_workers: processes that decode, see `dataset.data_loader`.
     """
-    extractor = DetectorWithFeatures(model, name).to(accelerator.device)
+    extractor = with_features(model, name).to(accelerator.device)
     train, validation = (
-        _features(extractor, data, split, profile, accelerator) for split in SPLITS[:2]
+        _features(extractor, data, split, image_size, accelerator, num_workers)
+        for split in SPLITS[:2]
     )
     mean, scale = train.mean(0), train.std(0) + 1e-6
     shrunk = LedoitWolf(assume_centered=True).fit(((train - mean) / scale).numpy())
@@ -94,16 +109,17 @@ def fit_training_data(
 
 @torch.inference_mode()
 def _features(
-    extractor: DetectorWithFeatures,
+    extractor: nn.Module,
     data: Path,
     split: str,
-    profile: Profile,
+    image_size: int,
     accelerator: Accelerator,
+    num_workers: int | None,
 ) -> Tensor:
-    dataset = load_split(data, split, transforms.eval_transform(profile.image_size)).every(IMAGES)
-    at_once = scoring_batch_size(accelerator.device, profile.image_size)
+    dataset = load_split(data, split, transforms.eval_transform(image_size)).every(IMAGES)
+    at_once = scoring_batch_size(accelerator.device, image_size)
     found = []
-    for images, _ in data_loader(dataset, at_once, num_workers=profile.num_workers):
+    for images, _ in data_loader(dataset, at_once, num_workers=num_workers):
         with accelerator.autocast():
             found.append(extractor(images.to(accelerator.device))[1].double().cpu())
     return torch.cat(found).clone()  # no longer tied to inference mode

@@ -19,7 +19,8 @@ from dfd_utils.dataset import data_loader, scoring_batch_size
 from dfd_utils.face_finder import shows_face
 from dfd_utils.history import validation_auc
 from dfd_utils.models import Detector, find_models, load_model
-from dfd_utils.out_of_distribution import DetectorWithFeatures, TrainingData, read_training_data
+from dfd_utils.openvino_detector import OpenVINODetector
+from dfd_utils.out_of_distribution import TrainingData, read_training_data, with_features
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
@@ -102,7 +103,7 @@ def predict(
 
 def stream(
     files: Sequence[str],
-    network: Detector,
+    network: Detector | OpenVINODetector,
     description: dict,
     training_data: TrainingData | None,
     start: int = 0,
@@ -138,7 +139,7 @@ def stream(
     loader = data_loader(dataset, at_once, num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
     network = network.to(accelerator.device)
-    scorer = DetectorWithFeatures(network, description["architecture"])
+    scorer = with_features(network, description["architecture"])
     bar = tqdm(
         total=len(files), initial=start, unit="img", desc="Predicting",
         disable=None if progress and accelerator.is_main_process else True,

@@ -186,7 +186,8 @@ def finish(rows: list[dict], out: Path, training: Training, data: Path, profile:
     weights = _epoch_folder(out, best["epoch"]) / "model.safetensors"
     write_whole(out / "model.safetensors", weights.read_bytes())
     load_weights(model, out / "model.safetensors", name)
-    fitted = fit_training_data(model.eval(), name, data, profile, training.accelerator)
+    size, workers = profile.image_size, profile.num_workers
+    fitted = fit_training_data(model.eval(), name, data, size, training.accelerator, workers)
     save_training_data(fitted, out)
     # Last: it says that the run is finished.
     write_whole(out / "model.json", _description(best, name, profile, len(rows)))

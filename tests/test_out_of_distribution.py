@@ -67,7 +67,7 @@ def test_about_a_thousand_images_are_looked_at(easy_data, trained_run, quick, mo
     fit = LedoitWolf.fit
     monkeypatch.setattr(LedoitWolf, "fit", lambda self, x: sizes.append(len(x)) or fit(self, x))
     accelerator = make_accelerator("fp32")
-    out_of_distribution.fit_training_data(model, "efficientnet_b0", easy_data, quick, accelerator)
+    out_of_distribution.fit_training_data(model, "efficientnet_b0", easy_data, 32, accelerator)
     assert sizes == [6]
 
 
