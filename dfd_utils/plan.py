@@ -82,7 +82,6 @@ def measure(
     profile = tune(model_name, profile, log=log)
     training = prepare(model_name, data, profile, lambda line: None)
     state = TrainingState(training.accelerator)
-    training.accelerator.register_for_checkpointing(training.averaged, state)
     clock = Clock()
 
     def after_step() -> None:
@@ -97,7 +96,7 @@ def measure(
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=BUILD_DIR) as folder,
-        CheckpointWriter(training.accelerator, state, Path(folder), log) as writer,
+        CheckpointWriter(training, state, Path(folder), log) as writer,
     ):
         writer.save()
     training.end_workers()

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +16,7 @@ from typing import TextIO
 import pandas as pd
 import torch
 
-from dfd_utils.checkpoint import checkpoints, sync
+from dfd_utils.checkpoint import TrainingState, checkpoints
 from dfd_utils.config import (
     FREE_SETTINGS,
     PROJECT_ROOT,
@@ -29,7 +29,7 @@ from dfd_utils.config import (
 )
 from dfd_utils.dataset import data_fingerprint, read_exclusions
 from dfd_utils.history import best_epoch
-from dfd_utils.models import Detector, describe, load_weights, read_description, save_model
+from dfd_utils.models import Detector, describe, read_description, save_model
 from dfd_utils.out_of_distribution import fit_training_data, save_training_data
 from dfd_utils.processes import processes
 from dfd_utils.recipe import Training
@@ -145,22 +145,16 @@ def finished(out: Path, profile: Profile) -> bool:
     return read_description(out).get("epochs", profile.epochs) >= profile.epochs
 
 
-def keep_weights(model: Detector, row: dict, out: Path, name: str, profile: Profile) -> None:
-    """Save an epoch's averaged weights in `epochs/`, with its description if all are to be kept."""
-    folder = _epoch_folder(out, row["epoch"])
-    folder.mkdir(parents=True, exist_ok=True)
+def keep_epoch(model: Detector, row: dict, out: Path, name: str, profile: Profile) -> None:
+    """Save an epoch's averaged weights as a model of its own in `epochs/`."""
+    folder = out / "epochs" / f"epoch_{row['epoch']:03}"
     save_model(model, folder)
-    sync(folder / "model.safetensors")
-    if profile.keep_epochs:
-        write_whole(folder / "model.json", _description(row, name, profile))
+    write_whole(folder / "model.json", _description(row, name, profile))
 
 
 def write_history(rows: list[dict], out: Path) -> None:
-    """Write history.csv, and drop the weights that can no longer become the model."""
+    """Write history.csv."""
     write_whole(out / "history.csv", pd.DataFrame(rows).to_csv(index=False))
-    # A run that falls back to the checkpoint before may lose its last epoch, and have it anew.
-    wanted = [_epoch_folder(out, best["epoch"]) for best in (_best(rows), _best(rows[:-1] or rows))]
-    _drop_weights(out, wanted)
 
 
 def tell_epoch(
@@ -178,46 +172,22 @@ def tell_epoch(
     )
 
 
-def finish(rows: list[dict], out: Path, training: Training, data: Path, profile: Profile) -> None:
+def finish(
+    state: TrainingState, out: Path, training: Training, data: Path, profile: Profile
+) -> None:
     """Make the best epoch's weights the model; keep one checkpoint."""
-    name, model = training.model_name, training.averaged.module
+    name, model, rows = training.model_name, training.averaged.module, state.rows
     write_history(rows, out)
-    best = _best(rows)
-    weights = _epoch_folder(out, best["epoch"]) / "model.safetensors"
-    write_whole(out / "model.safetensors", weights.read_bytes())
-    load_weights(model, out / "model.safetensors", name)
+    model.load_state_dict(state.best_weights)
+    save_model(model, out)
     size, workers = profile.image_size, profile.num_workers
     fitted = fit_training_data(model.eval(), name, data, size, training.accelerator, workers)
     save_training_data(fitted, out)
     # Last: it says that the run is finished.
+    best = rows[best_epoch(pd.DataFrame(rows)) - 1]
     write_whole(out / "model.json", _description(best, name, profile, len(rows)))
     for place in checkpoints(out)[1:]:
         shutil.rmtree(place)
-    _drop_weights(out, wanted=[])
-    with suppress(OSError):  # it is not empty where every epoch is kept
-        (out / "epochs").rmdir()
-
-
-def recover_weights(rows: list[dict], out: Path) -> None:
-    """Bring a finished run's weights back into `epochs/`, to compete with further epochs."""
-    if rows and (out / "model.json").is_file():
-        weights = _epoch_folder(out, _best(rows)["epoch"]) / "model.safetensors"
-        if not weights.is_file():
-            write_whole(weights, (out / "model.safetensors").read_bytes())
-
-
-def _drop_weights(out: Path, wanted: list[Path]) -> None:
-    for folder in (out / "epochs").glob("epoch_*"):
-        if folder not in wanted and not (folder / "model.json").is_file():  # kept on request
-            shutil.rmtree(folder)
-
-
-def _epoch_folder(out: Path, epoch: int) -> Path:
-    return out / "epochs" / f"epoch_{epoch:03}"
-
-
-def _best(rows: list[dict]) -> dict:
-    return rows[best_epoch(pd.DataFrame(rows)) - 1]
 
 
 def _description(row: dict, name: str, profile: Profile, epochs: int | None = None) -> str:

@@ -31,9 +31,8 @@ from dfd_utils.run import (
     configuration,
     finish,
     finished,
-    keep_weights,
+    keep_epoch,
     locked,
-    recover_weights,
     refuse_other_settings,
     tell_epoch,
 )
@@ -92,9 +91,9 @@ def fit(
                 training = prepare(model_name, data, profile, log)
                 held.callback(training.end_workers)
                 state = TrainingState(training.accelerator)
-                with CheckpointWriter(training.accelerator, state, out, log) as writer:
+                with CheckpointWriter(training, state, out, log) as writer:
                     _train(training, state, writer, profile, watch, log)
-                on_main(finish, state.rows, out, training, data, profile)
+                on_main(finish, state, out, training, data, profile)
         return on_main(pd.read_csv, out / "history.csv")
 
 
@@ -111,9 +110,7 @@ def _train(
     log: Callable[[str], None],
 ) -> None:
     accelerator, averaged, out = training.accelerator, training.averaged, writer.out
-    accelerator.register_for_checkpointing(averaged, state)
-    load_checkpoint(accelerator, state, out, log)
-    on_main(recover_weights, state.rows, out)
+    load_checkpoint(training, state, out, log)
     steps = len(training.train_loader)
     shown = log if accelerator.is_main_process else None
     progress = Progress(out.name, profile.epochs, steps, profile.batch_size, watch.deadline, shown)
@@ -158,10 +155,11 @@ def _train(
         row = {"epoch": state.epoch, "training_loss": training_loss} | row
         row["lr"] = training.optimizer.param_groups[0]["lr"]
         row["images_per_second"] = steps * profile.batch_size / state.seconds
-        on_main(keep_weights, averaged.module, row, out, training.model_name, profile)
         saving = state.checkpoint_seconds
         row["seconds"] = state.seconds + saving + time.perf_counter() - start
-        state.rows.append(row)
+        state.add(row, averaged.module)
+        if profile.keep_epochs:
+            on_main(keep_epoch, averaged.module, row, out, training.model_name, profile)
         state.begin_epoch()
         # An epoch that was told of is not lost: it is told of when its checkpoint is in its place.
         save(partial(tell_epoch, list(state.rows), saving, out, profile.epochs, log))

@@ -23,6 +23,7 @@ import pandas as pd
 from PIL import Image
 
 from dfd_utils import config, evaluate, train  # imported once: every run is a fork of this process
+from dfd_utils.checkpoint import STATE, SUMS
 
 MODEL = "efficientnet_b0"
 TIMING = ["seconds", "images_per_second"]
@@ -61,8 +62,7 @@ def main() -> int:
                 if end_of(child) == 0:
                     break  # it was faster; no moment to count
                 kills += 1
-                partial = out / "checkpoint" / ".partial"
-                writing = partial.exists() and partial.stat().st_mtime >= begun
+                writing = half_written(out / "checkpoint" / ".partial", begun)
                 mid_write += writing
                 places = sorted(p.name for p in (out / "checkpoint").glob("epoch_*"))
                 told.append((places[-1] if places else "start") + (" writing" if writing else ""))
@@ -104,6 +104,12 @@ def begin(data: Path, out: Path, profile: config.Profile) -> int:
 def end_of(child: int) -> int:
     """Wait for the fork; return its exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def half_written(partial: Path, begun: float) -> bool:
+    """Say whether a checkpoint was being written since `begun`, over an older one or anew."""
+    times = [path.stat().st_mtime for path in (partial / STATE, partial / SUMS) if path.exists()]
+    return bool(times) and times[0] >= begun and times[0] == max(times)
 
 
 def identical(one: Path, two: Path) -> bool:
