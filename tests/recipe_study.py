@@ -73,6 +73,10 @@ RECIPES = {
     "ours": Recipe(OURS, **BESIDE),
     "ours and crop": Recipe(OURS, smallest_crop=0.6, **BESIDE),
     "ours and degraded 0.8": Recipe(OURS | {"degradation_probability": 0.8}, **BESIDE),
+    "ours and CutMix": Recipe(OURS | {"cutmix_probability": 1.0}, **BESIDE),
+    "ours and degraded 0.8 and CutMix": Recipe(
+        OURS | {"degradation_probability": 0.8, "cutmix_probability": 1.0}, **BESIDE
+    ),
     "ours and jitter": Recipe(
         OURS | {"degradation_probability": 0.8, "color_jitter": 0.4}, **BESIDE
     ),
