@@ -13,7 +13,7 @@ from torch import Tensor
 from dfd_utils import metrics, transforms
 from dfd_utils.compare import delong
 from dfd_utils.config import SPLITS, UserError, write_whole
-from dfd_utils.dataset import check_layout, load_split
+from dfd_utils.dataset import DeepFakeDataset, check_layout, load_split
 from dfd_utils.evaluate import margins
 from dfd_utils.export import to_onnx
 from dfd_utils.models import Detector, load_model
@@ -58,13 +58,9 @@ def quantize(
     images = (image[None] for image, _ in map(train_set.__getitem__, range(len(train_set))))
     content = to_int8(network, name, size, images)
     quantized = OpenVINODetector(content)
-    described = description | {"precision": "int8"}
     validation_set = load_split(data, SPLITS[1], resize)
     labels, before = margins(network, validation_set, description)
-    after = margins(quantized, validation_set, described)[1].astype("float64")
-    temperature = metrics.fit_temperature(labels, after)
-    threshold = metrics.choose_threshold(labels, expit(after / temperature))
-    described |= {"temperature": temperature, "threshold": threshold}
+    described, after = _calibrated(quantized, validation_set, description)
     write_whole(out / FILE, content)
     accelerator = make_accelerator("int8")
     fitted = fit_training_data(quantized, name, data, size, accelerator)
@@ -79,6 +75,18 @@ def quantize(
         f"{paired['difference']:+.4f} [{paired['low']:+.4f}, {paired['high']:+.4f}]"
     )
     return out
+
+
+def _calibrated(
+    quantized: OpenVINODetector, validation_set: DeepFakeDataset, description: dict
+) -> tuple[dict, np.ndarray]:
+    """Return the copy's own description, and its margins on Validation, float64 `[N]`."""
+    described = description | {"precision": "int8"}
+    labels, margin = margins(quantized, validation_set, described)
+    margin = margin.astype("float64")
+    temperature = metrics.fit_temperature(labels, margin)
+    threshold = metrics.choose_threshold(labels, expit(margin / temperature))
+    return described | {"temperature": temperature, "threshold": threshold}, margin
 
 
 def to_int8(network: Detector, name: str, size: int, images: Iterable[Tensor]) -> bytes:
