@@ -100,7 +100,8 @@ class CheckpointWriter:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._thread.shutdown()
-        on_main(_clear, self._partial)
+        if self.training.accelerator.is_main_process:  # waits for no other: one may have failed
+            _clear(self._partial)
 
     def save(self, tell: Callable[[], None] = lambda: None) -> None:
         """Write the state as it is now; its seconds are counted in the state.
@@ -170,7 +171,7 @@ def damage(place: Path) -> str | None:
     return None
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Have the disk hold what was written to a file or, of a folder, what it lists."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -184,7 +185,8 @@ def _attempt(function: Callable[..., object], *args: object) -> str | None:
     try:
         function(*args)
     except (OSError, RuntimeError) as error:
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error  # torch's
+        # torch hides the system's error behind one of its own.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         return getattr(cause, "strerror", None) or str(error).splitlines()[0]
     return None
 
@@ -232,12 +234,12 @@ def _clear(partial: Path) -> None:
 def _put_in_place(partial: Path, place: Path) -> None:
     (partial / SUMS).write_text(_sums(partial))
     for path in (partial / STATE, partial / SUMS, partial):
-        sync(path)
+        _sync(path)
     shutil.rmtree(place, ignore_errors=True)  # the same state, saved again
     partial.rename(place)
-    sync(place.parent)
+    _sync(place.parent)
     for old in checkpoints(place.parent.parent)[KEPT:]:
-        # The next one is written over it: that takes a tenth of the time that a new file takes.
+        # The next one is written over it: a new file takes several times as long.
         _clear(partial)
         old.rename(partial)
 

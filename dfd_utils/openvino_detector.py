@@ -1,6 +1,7 @@
 """A detector in int8 that OpenVINO computes, on the CPU. Wants `int8`."""
 
 import sys
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -15,14 +16,15 @@ class OpenVINODetector(nn.Module):
     """As `models.Detector`: uint8 `[N, 3, S, S]` in, logits float32 `[N, 2]` out, on their device.
 
     Args:
-        content: an ONNX model with the input `images` and the output `logits`.
-        outputs: of the model, to be returned; a tuple of tensors where they are several.
+        content: an ONNX model with the input `images` and the outputs `logits` and `features`.
 
     Raises:
         UserError: OpenVINO is not installed, or `content` is no model.
     """
 
-    def __init__(self, content: bytes, outputs: tuple[str, ...] = ("logits",)):
+    outputs = ("logits",)
+
+    def __init__(self, content: bytes):
         super().__init__()
         openvino = import_openvino()
         settings = {
@@ -33,14 +35,20 @@ class OpenVINODetector(nn.Module):
         try:
             core = openvino.Core()
             self.compiled = core.compile_model(core.read_model(content), "CPU", settings)
-            self.outputs = [self.compiled.output(name) for name in outputs]
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(f"not a model that OpenVINO reads ({reason})") from error
-        self.content = content
+        self.request = self.compiled.create_infer_request()
+
+    def with_features(self) -> "OpenVINODetector":
+        """Return the same that gives logits and early features, as DetectorWithFeatures does."""
+        both = copy(self)
+        both.request = self.compiled.create_infer_request()  # two threads cannot share one
+        both.outputs = ("logits", "features")
+        return both
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        found = self.compiled(images.contiguous().cpu().numpy())
+        found = self.request.infer(images.contiguous().cpu().numpy())
         tensors = tuple(torch.from_numpy(found[name]).to(images.device) for name in self.outputs)
         return tensors if len(tensors) > 1 else tensors[0]
 
@@ -59,7 +67,7 @@ def import_openvino():
     return openvino
 
 
-def read_int8(folder: Path, outputs: tuple[str, ...] = ("logits",)) -> OpenVINODetector:
+def read_int8(folder: Path) -> OpenVINODetector:
     """Return the model in a folder.
 
     Raises:
@@ -68,7 +76,7 @@ def read_int8(folder: Path, outputs: tuple[str, ...] = ("logits",)) -> OpenVINOD
     path = folder / FILE
     import_openvino()
     try:
-        return OpenVINODetector(path.read_bytes(), outputs)
+        return OpenVINODetector(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make it again with dfd quantize") from error
     except UserError as error:

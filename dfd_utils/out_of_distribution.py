@@ -49,7 +49,7 @@ class DetectorWithFeatures(nn.Module):
 def with_features(model: Detector | OpenVINODetector, name: str) -> nn.Module:
     """Return what gives logits and early features, as DetectorWithFeatures does, of any model."""
     if isinstance(model, OpenVINODetector):
-        return OpenVINODetector(model.content, ("logits", "features"))
+        return model.with_features()
     return DetectorWithFeatures(model, name)
 
 

@@ -1,7 +1,6 @@
 """An int8 copy of a model, for CPUs: calibrated on Train. Wants `int8`."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,7 +66,7 @@ def quantize(
     save_training_data(fitted, out)
     config = (path if path.is_dir() else path.parent) / "config.json"
     if config.is_file():
-        shutil.copyfile(config, out / config.name)
+        write_whole(out / config.name, config.read_bytes())
     write_whole(out / "model.json", json.dumps(described, indent=2) + "\n")
     paired = delong(labels, expit(after), expit(before.astype("float64")))
     log(
