@@ -1,16 +1,20 @@
 import json
+import shutil
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dfd_utils import cli, demo
+from dfd_utils import cli, demo, metrics
 from dfd_utils.compare import read_predictions
 from dfd_utils.models import find_models, load_model, read_description
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-pytest.importorskip("openvino")
+# Not importorskip, whose own import would come before the product's.
+pytestmark = pytest.mark.skipif(not find_spec("openvino"), reason="the extra int8 is not installed")
 pytest.importorskip("onnxscript")
 
 
@@ -37,6 +41,28 @@ def test_the_copy_scores_nearly_as_the_model_does(both, easy_data, capsys):
     for folder, table in zip(both, tables, strict=True):
         told = json.loads((folder / "metrics.json").read_text())["Test"]
         assert told["auc"] == pytest.approx(roc_auc_score(table["label"], table["score"]))
+
+
+def test_it_is_calibrated_by_its_own_scores_of_validation(both, easy_data, tmp_path):
+    model, copy = tmp_path / "resnet50", tmp_path / "int8"
+    shutil.copytree(both[0], model)
+    fitted = read_description(model) | {"temperature": 7.0, "threshold": 0.1}
+    (model / "model.json").write_text(json.dumps(fitted))
+    command = ["quantize", "--model", str(model), "--data", str(easy_data), "--out", str(copy)]
+    assert cli.main(command) == 0
+    command = ["evaluate", "--data", str(easy_data), "--split", "Validation", str(copy)]
+    assert cli.main(command) == 0
+    described, table = read_description(copy), read_predictions(copy / "predictions_Validation.csv")
+    labels, scores = table["label"], table["score"]
+    threshold = metrics.choose_threshold(labels, scores)
+    assert described["threshold"] == pytest.approx(threshold, rel=1e-3)  # scores are rounded
+    margin = np.log(scores / (1 - scores)) * described["temperature"]
+    temperature = metrics.fit_temperature(labels, margin)
+    assert described["temperature"] == pytest.approx(temperature, rel=1e-3)
+
+
+def test_nothing_is_told_to_the_makers_of_openvino(both):
+    assert sys.modules["openvino_telemetry"] is None
 
 
 def test_it_is_a_quarter_of_the_size_and_a_model_like_any_other(both, easy_data, capsys):
@@ -103,7 +129,7 @@ def test_a_damaged_file_is_named(both, easy_data, tmp_path, capsys, damage):
 
 
 def test_without_the_extra_one_line_says_what_to_install(both, easy_data, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     assert cli.main(["predict", "--model", str(both[1]), str(easy_data / "Test")]) == 2
     assert "pip install 'dfd-utils[int8]'" in capsys.readouterr().err
     assert load_model(both[0])[1]["precision"] == "fp32"

@@ -157,6 +157,19 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     assert_same_run(whole, out)
 
 
+def test_what_a_killed_run_left_half_written_is_written_over(
+    terminated, whole, easy_data, settings
+):
+    left = terminated / "checkpoint" / ".partial" / "state.pt"
+    left.parent.mkdir()
+    left.write_bytes(bytes(150_000_000))  # more than a checkpoint has
+    train.fit(NAME, easy_data, terminated, settings, quiet)
+    (place,) = checkpoint.checkpoints(terminated)
+    assert torch.load(place / "state.pt", weights_only=True)["state"]["step"] == 0
+    assert not left.parent.exists()
+    assert_same_run(whole, terminated)
+
+
 def test_time_is_up(easy_data, tmp_path, capsys):
     command = ["train", "--model", NAME, "--data", str(easy_data), "--epochs", "2"]
     command += ["--image-size", "32", "--batch-size", "8", "--precision", "fp32"]
