@@ -55,8 +55,8 @@ class Profile:
     ema_decay: float = 0.99  # of the averaged weights, which are the ones judged and saved
     label_smoothing: float = 0.0
     degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
-    color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to this share
     cutmix_probability: float = 0.0  # share of training batches whose images are cut and mixed
+    instance_norm: bool = False  # each image's channels have mean 0 and standard deviation 1
     flip_at_test: bool = False  # logits are the mean of an image's and its mirror image's
     weights: str = "none"  # none | imagenet | a file of weights
     # The next four are found on the machine, where they are "auto" or None (tuning.py).
@@ -86,6 +86,7 @@ _SESSION = Profile(
     warmup_steps=500,
     ema_decay=0.999,
     degradation_probability=0.5,
+    instance_norm=True,
     flip_at_test=True,
     weights="imagenet",
 )
@@ -98,9 +99,7 @@ PROFILES = {
     "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
 }
 
-_SHARES = (
-    "ema_decay", "label_smoothing", "degradation_probability", "color_jitter", "cutmix_probability",
-)  # fmt: skip
+_SHARES = ("ema_decay", "label_smoothing", "degradation_probability", "cutmix_probability")
 _MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 

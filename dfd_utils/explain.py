@@ -47,7 +47,7 @@ def heat_maps(model: Detector | OpenVINODetector, description: dict, images: Ten
     if isinstance(model, OpenVINODetector):
         raise UserError("an int8 model has no heat maps; name the model it was made from")
     size = description["image_size"]
-    images = transforms.normalize(images).requires_grad_()
+    images = model.normalize(images).requires_grad_()
     layers = MODELS[description["architecture"]].layers_by_stride
     stride = max((s for s in layers if size / s >= 4), default=min(layers))
     layer = model.backbone.get_submodule(layers[stride])

@@ -9,6 +9,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
@@ -51,15 +52,21 @@ class Detector(nn.Module):
     """A classifier with its normalisation inside: uint8 `[N, 3, H, W]` in, logits `[N, 2]` out.
 
     Column 0 of the logits is Real, column 1 Fake. With `flip_at_test` the logits of eval mode are
-    the mean of those of an image and of its mirror image.
+    the mean of those of an image and of its mirror image. With `instance_norm` brightness, contrast
+    and colour cast of a picture change nothing (see `normalize`).
     """
 
     def __init__(
-        self, backbone: nn.Module, memory_format: str = "channels_last", flip_at_test: bool = False
+        self,
+        backbone: nn.Module,
+        memory_format: str = "channels_last",
+        flip_at_test: bool = False,
+        instance_norm: bool = False,
     ):
         super().__init__()
         self.memory_format = MEMORY_FORMATS[memory_format]
         self.flip_at_test = flip_at_test
+        self.instance_norm = instance_norm
         self.backbone = backbone.to(memory_format=self.memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,9 +74,19 @@ class Detector(nn.Module):
             return (self._outputs(images) + self._outputs(images.flip(-1))) / 2
         return self._outputs(images)
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn a uint8 batch `[N, 3, H, W]` into what the backbone takes, float32.
+
+        By ImageNet's statistics, and with `instance_norm` each channel of each image to mean 0 and
+        standard deviation 1 (Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022).
+        """
+        images = transforms.normalize(images)
+        if self.instance_norm:
+            images = F.instance_norm(images)
+        return images.contiguous(memory_format=self.memory_format)
+
     def _outputs(self, images: Tensor) -> Tensor:
-        images = transforms.normalize(images).contiguous(memory_format=self.memory_format)
-        return self.backbone(images)
+        return self.backbone(self.normalize(images))
 
 
 def architecture(name: str) -> Architecture:
@@ -187,7 +204,8 @@ def fused(model: Detector | OpenVINODetector) -> Detector | OpenVINODetector:
     """
     if isinstance(model, OpenVINODetector):
         return model
-    return Detector(fuse(model.backbone), flip_at_test=model.flip_at_test).eval()
+    settings = {"flip_at_test": model.flip_at_test, "instance_norm": model.instance_norm}
+    return Detector(fuse(model.backbone), **settings).eval()
 
 
 def load_model(path: str | Path) -> tuple[Detector | OpenVINODetector, dict]:
@@ -215,6 +233,7 @@ def load_model(path: str | Path) -> tuple[Detector | OpenVINODetector, dict]:
     model = create_model(name)
     load_weights(model, weights, name)
     model.flip_at_test = description.get("flip_at_test", False)
+    model.instance_norm = description.get("instance_norm", False)
     return model.eval(), description
 
 

@@ -35,7 +35,8 @@ class DetectorWithFeatures(nn.Module):
         nodes = {entry.layers_by_stride[8]: "features", entry.head: "logits"}
         extractor = create_feature_extractor(model.backbone.eval(), nodes)
         # Its own class forgets, when copied, that it is in eval mode.
-        self.detector = fused(Detector(GraphModule(extractor, extractor.graph)))
+        network = GraphModule(extractor, extractor.graph)
+        self.detector = fused(Detector(network, instance_norm=model.instance_norm))
         self.flip_at_test = model.flip_at_test
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

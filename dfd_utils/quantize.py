@@ -97,6 +97,7 @@ def to_int8(network: Detector, name: str, size: int, images: Iterable[Tensor]) -
         size: S, the model's image size in pixels.
         images: batches that its ranges are calibrated on, uint8 `[N, 3, S, S]`.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, quant_pre_process, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -112,6 +113,10 @@ def to_int8(network: Detector, name: str, size: int, images: Iterable[Tensor]) -
         exact, place = Path(folder) / "exact.onnx", Path(folder) / FILE
         exact.write_bytes(proto.SerializeToString())
         quant_pre_process(exact, exact, skip_symbolic_shape=True)
+        nodes = onnx.load(exact).graph.node
+        norms = [node.name for node in nodes if node.op_type == "InstanceNormalization"]
         # 7 bits for weights: with 8, sums overflow on CPUs without VNNI.
-        quantize_static(exact, place, Reader(), per_channel=True, reduce_range=True)
+        quantize_static(
+            exact, place, Reader(), per_channel=True, reduce_range=True, nodes_to_exclude=norms
+        )
         return place.read_bytes()

@@ -76,6 +76,7 @@ def prepare(
     validation_set = ConcatDataset(_views(data, profile.image_size))
     model = create_model(model_name, profile.weights, log, profile.memory_format)
     model.flip_at_test = profile.flip_at_test
+    model.instance_norm = profile.instance_norm
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         # Statistics over the global batch, as one process has them; there is none for CPUs.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -115,14 +116,12 @@ def _views(data: Path, image_size: int) -> tuple[Dataset, Dataset]:
 
 
 def train_transform(profile: Profile) -> v2.Transform:
-    """Make the training transform: flip, sometimes degrade, resize, jitter; uint8 in and out."""
+    """Make the training transform: flip, sometimes degrade, resize; uint8 in and out."""
     steps = [v2.RandomHorizontalFlip()]
     if profile.degradation_probability:
         degrade = v2.RandomApply([transforms.RandomDegradation()], profile.degradation_probability)
         steps.append(degrade)
     steps.append(transforms.eval_transform(profile.image_size))
-    if share := profile.color_jitter:
-        steps.append(v2.ColorJitter(brightness=share, contrast=share, saturation=share))
     return v2.Compose(steps)
 
 

@@ -195,5 +195,8 @@ def _description(row: dict, name: str, profile: Profile, epochs: int | None = No
         name, profile.image_size, profile.precision, row["temperature"], row["threshold"]
     )
     described |= {"epoch": row["epoch"], "epochs": epochs or row["epoch"]}
-    described["flip_at_test"] = profile.flip_at_test
+    described |= {
+        "flip_at_test": profile.flip_at_test,
+        "instance_norm": profile.instance_norm,
+    }
     return json.dumps(described, indent=2) + "\n"

@@ -42,6 +42,7 @@ class Recipe:
     settings: dict = field(default_factory=dict)
     flip: bool = False  # left and right, in training
     smallest_crop: float = 1.0  # share of the area that a random resized crop keeps
+    jitter: float = 0.0  # brightness, contrast and saturation vary by up to this share
     mixup: float = 0.0  # alpha of Zhang et al. 2018
     best_epoch: bool = False  # by Validation, instead of the last
     flip_at_test: bool = False  # mean of the logits of both
@@ -65,7 +66,8 @@ RECIPES = {
     "crop": Recipe(COURSE, smallest_crop=0.6),
     "mixup": Recipe(COURSE, mixup=0.2),
     "CutMix": Recipe(COURSE | {"cutmix_probability": 0.5}),
-    "jitter": Recipe(COURSE | {"color_jitter": 0.4}),
+    "instance normalisation": Recipe(COURSE | {"instance_norm": True}),
+    "jitter": Recipe(COURSE, jitter=0.4),
     "smaller in training": Recipe(COURSE, train_scale=0.75),
     "degraded 0.2": Recipe(COURSE | {"degradation_probability": 0.2}),
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
@@ -77,12 +79,9 @@ RECIPES = {
     "ours and degraded 0.8 and CutMix": Recipe(
         OURS | {"degradation_probability": 0.8, "cutmix_probability": 1.0}, **BESIDE
     ),
-    "ours and jitter": Recipe(
-        OURS | {"degradation_probability": 0.8, "color_jitter": 0.4}, **BESIDE
-    ),
+    "ours and jitter": Recipe(OURS | {"degradation_probability": 0.8}, jitter=0.4, **BESIDE),
     "ours and jitter and CutMix": Recipe(
-        OURS | {"degradation_probability": 0.8, "color_jitter": 0.4, "cutmix_probability": 0.5},
-        **BESIDE,
+        OURS | {"degradation_probability": 0.8, "cutmix_probability": 0.5}, jitter=0.4, **BESIDE
     ),
 }
 SCORING = {"best_epoch", "flip_at_test"}  # these need no training of their own
@@ -150,7 +149,7 @@ def recipe_patches(chosen: Recipe) -> tuple:
         if profile.degradation_probability:
             some = v2.RandomApply([transforms.RandomDegradation()], profile.degradation_probability)
             steps.append(some)
-        size, share = profile.image_size, profile.color_jitter
+        size, share = profile.image_size, chosen.jitter
         if chosen.smallest_crop < 1:
             scale = chosen.smallest_crop, 1.0
             steps.append(v2.RandomResizedCrop(size, scale, antialias=True))

@@ -1,9 +1,12 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from dfd_utils import cli, predict
-from dfd_utils.models import load_model
+from dfd_utils.models import load_model, read_description
 from dfd_utils.pictures import read_picture
 from dfd_utils.transforms import eval_transform
 
@@ -12,11 +15,18 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
-def test_onnx_gives_the_models_numbers_for_any_batch(trained_run, easy_data, tmp_path, name):
-    model, out = trained_run / name, tmp_path / f"{name}.onnx"
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("resnet50", {}), ("efficientnet_b0", {"flip_at_test": True, "instance_norm": True})],
+)
+def test_onnx_gives_the_models_numbers_for_any_batch(
+    trained_run, easy_data, tmp_path, name, settings
+):
+    model, out = tmp_path / name, tmp_path / "out" / f"{name}.onnx"
+    shutil.copytree(trained_run / name, model)
+    (model / "model.json").write_text(json.dumps(read_description(model) | settings))
     assert cli.main(["export", "--onnx", "--model", str(model), "--out", str(out)]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]  # one file, nothing beside it
+    assert [path.name for path in out.parent.iterdir()] == [out.name]  # one file, none beside it
     onnx.checker.check_model(out, full_check=True)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     network, description = load_model(model)

@@ -1,11 +1,13 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
 from dfd_utils.config import UserError
+from dfd_utils.explain import heat_maps
 from dfd_utils.models import (
     MODELS,
     create_model,
@@ -75,22 +77,59 @@ def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name):
+def with_statistics_of(images, name, instance_norm=False):
+    """A model from scratch whose batch normalisation knows these images, in eval mode."""
     torch.manual_seed(0)
-    model = create_model(name)
+    model = create_model(name).train()
+    model.instance_norm = instance_norm
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the statistics of the one batch
     with torch.inference_mode():
-        model.train()(images)
-        model.eval()
+        model(images)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name):
+    model = with_statistics_of(images, name)
+    with torch.inference_mode():
         one, other = model(images), model(images.flip(-1))
         expected, rounding = (one + other) / 2, (one - other).abs().max() / 100
         model.flip_at_test = True
         with_features = DetectorWithFeatures(model, name)
         for logits in (model(images), fused(model)(images), with_features(images)[0]):
             assert (logits - expected).abs().max() < rounding
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_instance_norm_sees_neither_brightness_nor_contrast_nor_colour_cast(name):
+    dark = torch.randint(0, 60, (4, 3, 64, 64), dtype=torch.uint8)
+    changed = dark * torch.tensor([4, 3, 2], dtype=torch.uint8).view(3, 1, 1) + 10
+    model = with_statistics_of(dark, name, instance_norm=True)
+    with torch.inference_mode():
+        model.instance_norm = False
+        before = (model(dark) - model(changed)).abs().max()
+        model.instance_norm = True
+        pixels = changed.numpy().astype("float64")
+        expected = pixels - pixels.mean((2, 3), keepdims=True)
+        expected /= pixels.std((2, 3), keepdims=True)
+        np.testing.assert_allclose(model.normalize(changed).numpy(), expected, atol=2e-3)
+        with_features = DetectorWithFeatures(model, name)
+        for scorer in (model, fused(model), lambda images: with_features(images)[0]):
+            assert (scorer(dark) - model(changed)).abs().max() < before / 20
+        even = model.normalize(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8))
+        assert even.abs().max() < 1e-2
+
+
+def test_heat_maps_see_what_the_model_with_instance_norm_sees():
+    dark = torch.randint(0, 60, (4, 3, 64, 64), dtype=torch.uint8)
+    model = with_statistics_of(dark, "efficientnet_b0", instance_norm=True)
+    described = {"architecture": "efficientnet_b0", "image_size": 64}
+    maps = [heat_maps(model, described, images) for images in (dark, dark * 4)]
+    np.testing.assert_allclose(*maps, atol=1e-2)
+    model.instance_norm = False
+    assert np.abs(heat_maps(model, described, dark) - maps[0]).max() > 0.1
 
 
 def test_weights_of_another_architecture_are_refused(saved):

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from dfd_utils import cli, demo, metrics
@@ -43,13 +44,30 @@ def test_the_copy_scores_nearly_as_the_model_does(both, easy_data, capsys):
         assert told["auc"] == pytest.approx(roc_auc_score(table["label"], table["score"]))
 
 
-def test_it_is_calibrated_by_its_own_scores_of_validation(both, easy_data, tmp_path):
-    model, copy = tmp_path / "resnet50", tmp_path / "int8"
+@pytest.fixture(scope="module")
+def otherwise_described(both, easy_data, tmp_path_factory):
+    """An int8 copy of the same weights with other settings."""
+    folder = tmp_path_factory.mktemp("described")
+    model, copy = folder / "resnet50", folder / "int8"
     shutil.copytree(both[0], model)
-    fitted = read_description(model) | {"temperature": 7.0, "threshold": 0.1}
-    (model / "model.json").write_text(json.dumps(fitted))
+    settings = {"temperature": 7.0, "threshold": 0.1, "instance_norm": True}
+    (model / "model.json").write_text(json.dumps(read_description(model) | settings))
     command = ["quantize", "--model", str(model), "--data", str(easy_data), "--out", str(copy)]
     assert cli.main(command) == 0
+    return copy
+
+
+def test_instance_norm_is_not_computed_in_8_bits(otherwise_described):
+    model, described = load_model(otherwise_described)
+    size = described["image_size"]
+    torch.manual_seed(0)
+    images = torch.randint(0, 60, (4, 3, size, size), dtype=torch.uint8)
+    logits, brighter = model(images), model(images * 4)
+    assert (brighter - logits).abs().max() < 0.03 * logits.abs().max()
+
+
+def test_it_is_calibrated_by_its_own_scores_of_validation(otherwise_described, easy_data):
+    copy = otherwise_described
     command = ["evaluate", "--data", str(easy_data), "--split", "Validation", str(copy)]
     assert cli.main(command) == 0
     described, table = read_description(copy), read_predictions(copy / "predictions_Validation.csv")

@@ -161,13 +161,13 @@ def test_kept_weights_are_those_of_the_best_epoch(easy_data, quick, tmp_path):
     from dfd_utils.evaluate import score_split
 
     out = tmp_path / "resnet50"
-    settings = dataclasses.replace(quick, flip_at_test=True)
+    settings = dataclasses.replace(quick, flip_at_test=True, instance_norm=True)
     history = train.fit("resnet50", easy_data, out, settings, quiet)
     best = history.set_index("epoch").loc[best_epoch(history)]
     table = score_split(out, easy_data, "Validation")
     assert np.isclose(roc_auc_score(table["label"], table["score"]), best["auc"])
     model, _ = load_model(out)
-    assert model.flip_at_test
+    assert model.flip_at_test and model.instance_norm
     view = load_split(easy_data, "Validation", transforms.degraded_transform(32), seed=0)
     clean = load_split(easy_data, "Validation", transforms.eval_transform(32))
     images = torch.stack([image for image, _ in map(view.__getitem__, range(len(view)))])
