@@ -7,7 +7,8 @@
 the same with one ingredient added at a time, and ours, and judges them on Validation: as it is, and
 degraded (one of the named degradations at severity 3 an image, mean of several draws). `test`
 judges chosen recipes on Test, as it is and degraded, and on the other set's Test. All see the same
-number of images. Prints mean and standard deviation over the seeds.
+number of images. Prints mean and standard deviation over the seeds, and the differences from the
+first recipe with Welch's 95 % interval.
 
 Finished trainings are kept in FOLDER and not made again: an interrupted study goes on where it was,
 and two calls with different --seeds share the work.
@@ -23,6 +24,7 @@ from unittest import mock
 
 import pandas as pd
 import torch
+from scipy.stats import ttest_ind
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms import v2
@@ -53,7 +55,10 @@ COURSE = {
     "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "ema_decay": 0.0, "label_smoothing": 0.0,
     "degradation_probability": 0.0,
 }  # fmt: skip
-OURS = {"degradation_probability": 0.5, "flip_at_test": True}  # beside the profile's own settings
+OURS = {"degradation_probability": 0.5, "instance_norm": True, "flip_at_test": True}
+CUTMIX = {"degradation_probability": 1.0, "cutmix_probability": 1.0}
+NO_IN = OURS | {"instance_norm": False}  # instance normalisation
+MORE = {"degradation_probability": 0.8}
 BESIDE = {"flip": True, "best_epoch": True}
 RECIPES = {
     "course": Recipe(COURSE),
@@ -73,15 +78,14 @@ RECIPES = {
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
     "ours": Recipe(OURS, **BESIDE),
-    "ours and crop": Recipe(OURS, smallest_crop=0.6, **BESIDE),
-    "ours and degraded 0.8": Recipe(OURS | {"degradation_probability": 0.8}, **BESIDE),
-    "ours and CutMix": Recipe(OURS | {"cutmix_probability": 1.0}, **BESIDE),
-    "ours and degraded 0.8 and CutMix": Recipe(
-        OURS | {"degradation_probability": 0.8, "cutmix_probability": 1.0}, **BESIDE
-    ),
-    "ours and jitter": Recipe(OURS | {"degradation_probability": 0.8}, jitter=0.4, **BESIDE),
-    "ours and jitter and CutMix": Recipe(
-        OURS | {"degradation_probability": 0.8, "cutmix_probability": 0.5}, jitter=0.4, **BESIDE
+    "ours + CutMix": Recipe(OURS | CUTMIX, **BESIDE),
+    "no IN": Recipe(NO_IN, **BESIDE),
+    "no IN + crop": Recipe(NO_IN, smallest_crop=0.6, **BESIDE),
+    "no IN + degraded 0.8": Recipe(NO_IN | MORE, **BESIDE),
+    "no IN + degraded 0.8 + CutMix": Recipe(NO_IN | MORE | {"cutmix_probability": 1.0}, **BESIDE),
+    "no IN + degraded 0.8 + jitter": Recipe(NO_IN | MORE, jitter=0.4, **BESIDE),
+    "no IN + degraded 0.8 + jitter + CutMix in every other": Recipe(
+        NO_IN | MORE | {"cutmix_probability": 0.5}, jitter=0.4, **BESIDE
     ),
 }
 SCORING = {"best_epoch", "flip_at_test"}  # these need no training of their own
@@ -118,6 +122,7 @@ def main() -> None:
             judged = {}
             for prefix, (data, split) in sets.items():
                 scores = auc_of(run, data, split, RECIPES[name])
+                scores |= {"lost": scores["clean"] - scores["degraded"]}
                 judged |= {f"{prefix}{key}": value for key, value in scores.items()}
             rows.append({"recipe": name, "seed": seed, **judged})
     print(summary(pd.DataFrame(rows)))
@@ -204,13 +209,25 @@ def _auc(model: torch.nn.Module, view: torch.utils.data.Dataset, flip: bool) -> 
 
 
 def summary(table: pd.DataFrame) -> str:
-    """Return mean ± standard deviation over the seeds, a row a recipe, as Markdown."""
+    """Return mean ± standard deviation over the seeds, a row a recipe, as Markdown.
+
+    A second row has the difference from the first recipe, with Welch's interval.
+    """
     metrics = [c for c in table.columns if c not in ("recipe", "seed")]
     lines = ["| recipe | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
     for name, part in table.groupby("recipe", sort=False):
         cells = [f"{part[m].mean():.3f} ± {part[m].std():.3f}" for m in metrics]
         lines.append("| " + " | ".join([name, *cells]) + " |")
+        first = table[table["recipe"] == table["recipe"].iloc[0]]
+        if name != first["recipe"].iloc[0] and min(len(part), len(first)) > 1:
+            cells = [_difference(part[m], first[m]) for m in metrics]
+            lines.append("| " + " | ".join(["difference", *cells]) + " |")
     return "\n".join(lines)
+
+
+def _difference(some: pd.Series, others: pd.Series) -> str:
+    low, high = ttest_ind(some, others, equal_var=False).confidence_interval()
+    return f"{some.mean() - others.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 if __name__ == "__main__":
