@@ -2,7 +2,7 @@
 # The whole job in one command: environment, data, the five notebooks, figures and report.
 #
 #   ./run_all.sh                  on the embedded sample: build/report.html and build/report.pdf
-#   ./run_all.sh --data DIR|kaggle --profile studio-lab|full [--run NAME] [-p NAME VALUE]…
+#   ./run_all.sh --data DIR|kaggle --profile studio-lab|full|few-images [--run NAME] [-p NAME VALUE]…
 #                [--only 04,05] [--no-pdf]
 #   ./run_all.sh setup            the environment alone
 #   ./run_all.sh test             the test suite

@@ -86,7 +86,6 @@ _SESSION = Profile(
     warmup_steps=500,
     ema_decay=0.999,
     degradation_probability=0.5,
-    instance_norm=True,
     flip_at_test=True,
     weights="imagenet",
 )
@@ -97,6 +96,18 @@ PROFILES = {
     "studio-lab": _SESSION,
     # as long as it takes, on any larger GPU
     "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
+    # about a thousand images and no pretrained weights; half an hour a model on two CPU cores
+    "few-images": Profile(
+        "few-images",
+        image_size=64,
+        epochs=100,
+        batch_size=32,
+        lr=1e-3,
+        degradation_probability=1.0,
+        cutmix_probability=1.0,
+        instance_norm=True,
+        flip_at_test=True,
+    ),
 }
 
 _SHARES = ("ema_decay", "label_smoothing", "degradation_probability", "cutmix_probability")

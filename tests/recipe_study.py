@@ -55,10 +55,12 @@ COURSE = {
     "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "ema_decay": 0.0, "label_smoothing": 0.0,
     "degradation_probability": 0.0,
 }  # fmt: skip
-OURS = {"degradation_probability": 0.5, "instance_norm": True, "flip_at_test": True}
-CUTMIX = {"degradation_probability": 1.0, "cutmix_probability": 1.0}
-NO_IN = OURS | {"instance_norm": False}  # instance normalisation
-MORE = {"degradation_probability": 0.8}
+OURS = {"degradation_probability": 0.5, "flip_at_test": True}  # studio-lab's and full's
+FEW = {
+    name: getattr(config.PROFILES["few-images"], name)
+    for name in ("degradation_probability", "cutmix_probability", "instance_norm", "flip_at_test")
+}
+MORE = OURS | {"degradation_probability": 0.8}
 BESIDE = {"flip": True, "best_epoch": True}
 RECIPES = {
     "course": Recipe(COURSE),
@@ -78,15 +80,15 @@ RECIPES = {
     "degraded 0.5": Recipe(COURSE | {"degradation_probability": 0.5}),
     "degraded 0.8": Recipe(COURSE | {"degradation_probability": 0.8}),
     "ours": Recipe(OURS, **BESIDE),
-    "ours + CutMix": Recipe(OURS | CUTMIX, **BESIDE),
-    "no IN": Recipe(NO_IN, **BESIDE),
-    "no IN + crop": Recipe(NO_IN, smallest_crop=0.6, **BESIDE),
-    "no IN + degraded 0.8": Recipe(NO_IN | MORE, **BESIDE),
-    "no IN + degraded 0.8 + CutMix": Recipe(NO_IN | MORE | {"cutmix_probability": 1.0}, **BESIDE),
-    "no IN + degraded 0.8 + jitter": Recipe(NO_IN | MORE, jitter=0.4, **BESIDE),
-    "no IN + degraded 0.8 + jitter + CutMix in every other": Recipe(
-        NO_IN | MORE | {"cutmix_probability": 0.5}, jitter=0.4, **BESIDE
+    "ours + instance normalisation": Recipe(OURS | {"instance_norm": True}, **BESIDE),
+    "ours + crop": Recipe(OURS, smallest_crop=0.6, **BESIDE),
+    "ours + degraded 0.8": Recipe(MORE, **BESIDE),
+    "ours + degraded 0.8 + CutMix": Recipe(MORE | {"cutmix_probability": 1.0}, **BESIDE),
+    "ours + degraded 0.8 + jitter": Recipe(MORE, jitter=0.4, **BESIDE),
+    "ours + degraded 0.8 + jitter + half CutMix": Recipe(
+        MORE | {"cutmix_probability": 0.5}, jitter=0.4, **BESIDE
     ),
+    "few images": Recipe(FEW, **BESIDE),
 }
 SCORING = {"best_epoch", "flip_at_test"}  # these need no training of their own
 
