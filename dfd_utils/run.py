@@ -194,8 +194,9 @@ def _description(row: dict, name: str, profile: Profile, epochs: int | None = No
     described = describe(
         name, profile.image_size, profile.precision, row["temperature"], row["threshold"]
     )
-    described |= {"epoch": row["epoch"], "epochs": epochs or row["epoch"]}
     described |= {
+        "epoch": row["epoch"],
+        "epochs": epochs or row["epoch"],
         "flip_at_test": profile.flip_at_test,
         "instance_norm": profile.instance_norm,
     }
