@@ -9,12 +9,10 @@ import dataclasses
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 import pandas as pd
-import torch
 
 from dfd_utils import bench_phases
 from dfd_utils.config import Profile
@@ -40,8 +38,7 @@ def bench(
     `batches` batches, from the start of the loaders on, in images/s. The loaders are counted in
     images a second of CPU time, workers included, and their limit is libjpeg-turbo's bare decoding
     with the fast DCT; "no model, augmented" is the loader with the training's degradations
-    always on, beside the same reference. On CPUs, and with the extra `int8`, the
-    model's int8 copy (see quantize.py) is a row of its own, scored as the model is.
+    always on, beside the same reference.
 
     Raises:
         UserError: unknown model, bad data or settings.
@@ -53,11 +50,11 @@ def bench(
     sides = _Sides(rounds)
     for name in models:
         chosen = tune(name, profile, log=log)
-        for title, phase, *int8 in _phases(name):
+        for phase in ("train", "score"):
             ours = getattr(bench_phases, phase), name, data, chosen, batches
             reference = bench_phases.reference, phase, name, data, profile.image_size, batches
-            rates = sides.rates((*ours, False, *int8), reference, (*ours, True, *int8))
-            rows.append(_row(title, phase, rates, "images/s"))
+            rates = sides.rates((*ours, False), reference, (*ours, True))
+            rows.append(_row(name, phase, rates, "images/s"))
             log(_told(rows[-1]))
     augmented = dataclasses.replace(profile, degradation_probability=1.0)
     for name, chosen in (("no model", None), ("no model, augmented", augmented)):
@@ -68,14 +65,6 @@ def bench(
         rows.append(_row(name, "load", rates, "images/CPU-s"))
         log(_told(rows[-1]))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _phases(name: str) -> list[tuple]:
-    """Return (title, phase) of what is measured of a model, and True where it is in int8."""
-    phases = [(name, "train"), (name, "score")]
-    if not torch.cuda.is_available() and find_spec("openvino"):
-        phases.append((f"{name}, int8", "score", True))
-    return phases
 
 
 class _Sides:

@@ -19,8 +19,6 @@ from dfd_utils.checkpoint import TrainingState
 from dfd_utils.config import SPLITS, Profile
 from dfd_utils.dataset import DeepFakeDataset, data_loader, load_split
 from dfd_utils.models import fused
-from dfd_utils.openvino_detector import OpenVINODetector
-from dfd_utils.quantize import to_int8
 from dfd_utils.recipe import Training, prepare, train_transform
 from dfd_utils.train import evaluate_epoch, train_one_epoch
 from dfd_utils.transforms import eval_transform
@@ -77,15 +75,13 @@ def train(name: str, data: Path, profile: Profile, batches: int, on_device: bool
     return _epoch(training, batches)
 
 
-def score(
-    name: str, data: Path, profile: Profile, batches: int, on_device: bool, int8: bool = False
-) -> float:
+def score(name: str, data: Path, profile: Profile, batches: int, on_device: bool) -> float:
     """Return the images/s of scoring `batches` batches, or as many that are on the device."""
     loader = _scoring_loader(name, data, profile, batches)
     if on_device:
         loader = _OnDevice(loader, len(loader))
     training = _training(name, data, profile)
-    model = (_int8_scorer if int8 else _scorer)(name, data, profile)
+    model = _scorer(name, data, profile)
     start = time.perf_counter()
     labels, _ = evaluate_epoch(model, loader, training.accelerator)
     return len(labels) / (time.perf_counter() - start)
@@ -94,13 +90,6 @@ def score(
 @cache
 def _scorer(name: str, data: Path, profile: Profile) -> nn.Module:
     return fused(_training(name, data, profile).averaged.module.eval())
-
-
-@cache
-def _int8_scorer(name: str, data: Path, profile: Profile) -> OpenVINODetector:
-    model = _training(name, data, profile).averaged.module.eval()
-    images, _ = next(iter(data_loader(_dataset(data, None, profile.image_size), 32, num_workers=0)))
-    return OpenVINODetector(to_int8(model, name, profile.image_size, [images]))
 
 
 @cache

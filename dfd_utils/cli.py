@@ -159,11 +159,6 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--run", type=Path, help="folder of models; default: the newest run")
     add.add_argument("--port", type=int, help="default: the first free one from 7860 on")
 
-    add = command("quantize", commands.quantize, "make an int8 copy of a model, faster on CPUs")
-    add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
-    add.add_argument("--data", required=True, type=Path, metavar="DIR", help="it was trained on")
-    add.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="gets the copy")
-
     add = command("export", commands.export, "write a model in another format")
     add.add_argument("--onnx", action="store_true", required=True, help="the format")
     add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)

@@ -147,13 +147,6 @@ def demo(options: argparse.Namespace) -> None:
     serve(options.run, options.port)
 
 
-def quantize(options: argparse.Namespace) -> None:
-    from dfd_utils.quantize import quantize
-
-    data = data_folder(options.data.absolute())
-    print(f"written to {quantize(data, options.out, options.model)}")
-
-
 def export(options: argparse.Namespace) -> None:
     from dfd_utils.export import export_onnx
 

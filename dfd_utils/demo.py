@@ -13,8 +13,6 @@ from unittest import mock
 from dfd_utils import explain, transforms
 from dfd_utils.config import UserError
 from dfd_utils.models import MODELS, Detector, find_models, load_model
-from dfd_utils.openvino_detector import OpenVINODetector
-from dfd_utils.out_of_distribution import TrainingData, read_training_data
 from dfd_utils.pictures import SUFFIXES, read_picture
 from dfd_utils.predict import choose_model, predict, stream
 
@@ -37,7 +35,7 @@ _STYLE = """
 .dfd .warning { color: var(--body-text-color); border-left: 4px solid #d98e04; padding-left: 8px; }
 """
 
-Model = tuple[Detector | OpenVINODetector, dict, TrainingData | None]  # and its description
+Model = tuple[Detector, dict]  # and its description
 
 
 def load_run(run: Path | None = None) -> list[Model]:
@@ -47,7 +45,7 @@ def load_run(run: Path | None = None) -> list[Model]:
         UserError: no model there.
     """
     folders = find_models(run or choose_model().parent)
-    return [(*load_model(folder), read_training_data(folder)) for folder in folders]
+    return [load_model(folder) for folder in folders]
 
 
 def judge(path: str | Path, models: list[Model]) -> str:
@@ -61,15 +59,12 @@ def judge(path: str | Path, models: list[Model]) -> str:
         reason = str(error).removeprefix(f"{path}: ")
         return f"<p><strong>Not judged:</strong> {html.escape(reason)}.</p>"
     figures = [f"<figure><h3>Your picture</h3>{_embedded(explain.thumbnail(picture))}</figure>"]
-    for network, description, training_data in models:
-        (row,) = stream([str(path)], network, description, training_data)
-        if isinstance(network, OpenVINODetector):  # it has no gradients to explain it by
-            shown = explain.thumbnail(picture)
-        else:
-            resized = transforms.eval_transform(description["image_size"])(picture)
-            device = next(network.parameters()).device
-            (heat,) = explain.heat_maps(network, description, resized[None].to(device))
-            shown = explain.overlay(picture, heat)
+    for network, description in models:
+        (row,) = stream([str(path)], network, description)
+        resized = transforms.eval_transform(description["image_size"])(picture)
+        device = next(network.parameters()).device
+        (heat,) = explain.heat_maps(network, description, resized[None].to(device))
+        shown = explain.overlay(picture, heat)
         figures.append(_figure(row, description, _embedded(shown)))
     return f'<div class="dfd">{"".join(figures)}</div><p class="caveat">{CAVEAT}</p>'
 

@@ -28,7 +28,6 @@ from dfd_utils.models import (
     load_model,
     read_description,
 )
-from dfd_utils.openvino_detector import FILE, OpenVINODetector
 from dfd_utils.precision import make_accelerator
 from dfd_utils.processes import on_main
 from dfd_utils.run import read_configuration
@@ -103,7 +102,7 @@ def read_metrics(folder: Path, split: str) -> dict:
 
 
 def margins(
-    model: Detector | OpenVINODetector, dataset: DeepFakeDataset, description: dict
+    model: Detector, dataset: DeepFakeDataset, description: dict
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return labels int `[N]` and logits of Fake less those of Real, float32 `[N]`, of a data set.
 
@@ -178,8 +177,7 @@ def place(folder: Path, data: Path, fingerprint: str) -> Path:
 
 def scoring_key(folder: Path, fingerprint: str) -> str:
     """Return what predictions depend on: the code's version, the weights, and the data."""
-    int8 = read_description(folder)["precision"] == "int8"
-    weights = hashlib.sha256((folder / (FILE if int8 else "model.safetensors")).read_bytes())
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes())
     weights.update((folder / "model.json").read_bytes())
     return f"v{VERSION}: {weights.hexdigest()[:16]} on {fingerprint}"
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from dfd_utils import transforms
-from dfd_utils.config import UserError, write_whole
+from dfd_utils.config import write_whole
 from dfd_utils.dataset import read_image
 from dfd_utils.models import MODELS, Detector, load_model
-from dfd_utils.openvino_detector import OpenVINODetector
 
 
 def grad_cam(folder: Path, paths: list[Path]) -> np.ndarray:
@@ -29,7 +28,7 @@ def grad_cam(folder: Path, paths: list[Path]) -> np.ndarray:
     return heat_maps(model, description, images)
 
 
-def heat_maps(model: Detector | OpenVINODetector, description: dict, images: Tensor) -> np.ndarray:
+def heat_maps(model: Detector, description: dict, images: Tensor) -> np.ndarray:
     """Return Grad-CAM heat maps for the class Fake, float32 `[N, S, S]` from 0 to 1 each.
 
     Grad-CAM: Selvaraju et al. 2017, through captum. It looks at the deepest layer whose map is at
@@ -40,12 +39,7 @@ def heat_maps(model: Detector | OpenVINODetector, description: dict, images: Ten
         model: in eval mode.
         description: what `load_model` returns beside it.
         images: uint8 `[N, 3, S, S]` on the model's device.
-
-    Raises:
-        UserError: an int8 model, which has no gradients.
     """
-    if isinstance(model, OpenVINODetector):
-        raise UserError("an int8 model has no heat maps; name the model it was made from")
     size = description["image_size"]
     images = model.normalize(images).requires_grad_()
     layers = MODELS[description["architecture"]].layers_by_stride

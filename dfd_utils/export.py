@@ -1,18 +1,13 @@
-"""A model as ONNX, with its normalisation and calibration inside. Wants `onnx`."""
+"""A model as ONNX, with its normalisation and calibration inside. Requires the extra `onnx`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from dfd_utils.config import CLASSES, UserError, write_whole
 from dfd_utils.models import Detector, load_model
-from dfd_utils.openvino_detector import FILE, OpenVINODetector
 from dfd_utils.predict import choose_model
-
-if TYPE_CHECKING:
-    import onnx
 
 
 class _Scorer(nn.Module):
@@ -41,37 +36,26 @@ def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Pat
     Raises:
         UserError: no such model, the extra `onnx` is not installed, or `out` cannot be written.
     """
-    path = choose_model(model)
-    network, description = load_model(path)
-    if isinstance(network, OpenVINODetector):
-        raise UserError(f"{path}: is ONNX already ({FILE})")
-    scorer = _Scorer(network, description["temperature"])
-    proto = to_onnx(scorer, description["image_size"], ["logits", "score"])
-    told = {key: description[key] for key in ("architecture", "image_size", "threshold")}
-    for key, value in (told | {"classes": ",".join(CLASSES)}).items():
-        proto.metadata_props.add(key=key, value=str(value))
-    out = out or (path if path.is_dir() else path.parent) / FILE
-    return write_whole(out, proto.SerializeToString())
-
-
-def to_onnx(module: nn.Module, size: int, outputs: list[str]) -> "onnx.ModelProto":
-    """Return a module of one input, `images` uint8 `[N, 3, size, size]`, N at will, as ONNX.
-
-    Raises:
-        UserError: the extra `onnx` is not installed.
-    """
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401  (what torch exports with)
     except ImportError as error:
         raise UserError("ONNX is not installed: pip install 'dfd-utils[onnx]'") from error
+    path = choose_model(model)
+    network, description = load_model(path)
+    size = description["image_size"]
     program = torch.onnx.export(
-        module.eval(),
+        _Scorer(network, description["temperature"]).eval(),
         (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
         input_names=["images"],
-        output_names=outputs,
+        output_names=["logits", "score"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         dynamo=True,
         verbose=False,
     )
-    return program.model_proto
+    proto = program.model_proto
+    metadata = {key: description[key] for key in ("architecture", "image_size", "threshold")}
+    for key, value in (metadata | {"classes": ",".join(CLASSES)}).items():
+        proto.metadata_props.add(key=key, value=str(value))
+    out = out or (path if path.is_dir() else path.parent) / "model.onnx"
+    return write_whole(out, proto.SerializeToString())

@@ -14,7 +14,6 @@ from torchvision.ops import StochasticDepth
 
 from dfd_utils import transforms
 from dfd_utils.config import CLASSES, UserError, read_json, write_whole
-from dfd_utils.openvino_detector import OpenVINODetector, read_int8
 from dfd_utils.weights import read_weights
 
 
@@ -196,19 +195,17 @@ def describe(
     }
 
 
-def fused(model: Detector | OpenVINODetector) -> Detector | OpenVINODetector:
+def fused(model: Detector) -> Detector:
     """Return a copy in eval mode with each batch normalisation folded into its convolution.
 
     Gives the same logits, to rounding, a tenth to a quarter faster on a CPU. For scoring alone:
-    it cannot be trained, and Grad-CAM does not find its layers. An OpenVINODetector is so already.
+    it cannot be trained, and Grad-CAM does not find its layers.
     """
-    if isinstance(model, OpenVINODetector):
-        return model
     settings = {"flip_at_test": model.flip_at_test, "instance_norm": model.instance_norm}
     return Detector(fuse(model.backbone), **settings).eval()
 
 
-def load_model(path: str | Path) -> tuple[Detector | OpenVINODetector, dict]:
+def load_model(path: str | Path) -> tuple[Detector, dict]:
     """Load a model in eval mode with its description; runs no code from its files.
 
     Args:
@@ -227,8 +224,6 @@ def load_model(path: str | Path) -> tuple[Detector | OpenVINODetector, dict]:
     else:
         description = read_description(folder)
         name = description["architecture"]
-        if description["precision"] == "int8":
-            return read_int8(folder), description
         weights = path if path.is_file() else folder / "model.safetensors"
     model = create_model(name)
     load_weights(model, weights, name)

@@ -18,7 +18,7 @@ def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
     """
     keep_freed_memory()
     cuda = torch.cuda.is_available()
-    if precision == "int8" or (precision == "fp16" and not cuda):  # int8: OpenVINO computes
+    if precision == "fp16" and not cuda:
         precision = "fp32"
     if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported(False):
         precision = "fp32"

@@ -18,16 +18,13 @@ from dfd_utils.config import BUILD_DIR, CLASSES, UserError
 from dfd_utils.dataset import data_loader, scoring_batch_size
 from dfd_utils.face_finder import shows_face
 from dfd_utils.history import validation_auc
-from dfd_utils.models import Detector, find_models, load_model
-from dfd_utils.openvino_detector import OpenVINODetector
-from dfd_utils.out_of_distribution import TrainingData, read_training_data, with_features
+from dfd_utils.models import Detector, find_models, fused, load_model
 from dfd_utils.pictures import find_pictures, read_picture
 from dfd_utils.precision import make_accelerator
 
 FEW = 64  # pictures that are not worth worker processes
 SEARCHED = 1000  # pictures; of more, faces are not searched for: it takes longer than scoring
 COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
-FAR = "far from the training data: the score may mean nothing"
 TINY = 0.5  # warned of: a shorter side below this share of the model's image size
 
 
@@ -97,15 +94,14 @@ def predict(
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
     model = choose_model(model)
-    rows = stream(list(find_pictures(paths)), *load_model(model), read_training_data(model))
+    rows = stream(list(find_pictures(paths)), *load_model(model))
     return pd.DataFrame(list(rows), columns=COLUMNS, dtype=object)
 
 
 def stream(
     files: Sequence[str],
-    network: Detector | OpenVINODetector,
+    network: Detector,
     description: dict,
-    training_data: TrainingData | None,
     start: int = 0,
     explanations: Path | None = None,
     progress: bool = False,
@@ -120,7 +116,6 @@ def stream(
         files: pictures.
         network: a model in eval mode.
         description: what `load_model` returns beside it.
-        training_data: what `read_training_data` returns of it; warn of pictures far from it.
         start: how many of `files` to pass over.
         explanations: a folder; gets `<position>_<name>.png` for each picture, with the heat map.
         progress: show a bar on standard error, if that is a terminal.
@@ -139,7 +134,7 @@ def stream(
     loader = data_loader(dataset, at_once, num_workers=workers)
     loader = accelerator.prepare_data_loader(loader)
     network = network.to(accelerator.device)
-    scorer = with_features(network, description["architecture"])
+    scorer = fused(network)
     bar = tqdm(
         total=len(files), initial=start, unit="img", desc="Predicting",
         disable=None if progress and accelerator.is_main_process else True,
@@ -147,12 +142,9 @@ def stream(
     with bar, threads or nullcontext():
         for images, positions, errors, warnings in loader:
             with torch.inference_mode(), accelerator.autocast():
-                logits, features = scorer(images)
-            far = training_data.far(features) if training_data else [False] * len(positions)
-            logits = logits.double()
+                logits = scorer(images).double()
             names = [(start + int(i), files[start + int(i)]) for i in positions]
             scores = torch.sigmoid((logits[:, 1] - logits[:, 0]) / description["temperature"])
-            warnings = map(_with_distance, warnings, far)
             rows = [
                 _row(name, *told, description["threshold"])
                 for (_, name), *told in zip(names, scores.tolist(), errors, warnings, strict=True)
@@ -181,10 +173,6 @@ def _reading_threads() -> ThreadPoolExecutor:
     list(threads.map(lambda _: all_started.wait(), range(number)))
     torch.set_num_threads(number)  # for threads that others start: each call sets that, too
     return threads
-
-
-def _with_distance(warning: str, far: bool) -> str:
-    return "; ".join(filter(None, (warning, FAR if far else "")))
 
 
 def _row(path: str, score: float, error: str, warning: str, threshold: float) -> dict:

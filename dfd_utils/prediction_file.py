@@ -11,7 +11,6 @@ from typing import IO
 
 from dfd_utils.config import UserError
 from dfd_utils.models import MODELS, load_model
-from dfd_utils.out_of_distribution import read_training_data
 from dfd_utils.pictures import find_pictures
 from dfd_utils.predict import COLUMNS, choose_model, stream
 from dfd_utils.processes import on_main, processes
@@ -51,8 +50,7 @@ def write_predictions(
     start, failed = on_main(place.kept, files, description) if place else (0, 0)
     if state.is_main_process:
         print(_named(model, description), file=sys.stderr)
-    training_data = read_training_data(model)
-    rows = stream(files, network, description, training_data, start, explanations, True, find_faces)
+    rows = stream(files, network, description, start, explanations, True, find_faces)
     with place.open() if state.is_main_process and place else nullcontext(sys.stdout) as file:
         if state.is_main_process and form == "csv" and start == 0:
             file.write(_HEADER)

@@ -30,7 +30,6 @@ from dfd_utils.config import (
 from dfd_utils.dataset import data_fingerprint, read_exclusions
 from dfd_utils.history import best_epoch
 from dfd_utils.models import Detector, describe, read_description, save_model
-from dfd_utils.out_of_distribution import fit_training_data, save_training_data
 from dfd_utils.processes import processes
 from dfd_utils.recipe import Training
 
@@ -172,17 +171,12 @@ def tell_epoch(
     )
 
 
-def finish(
-    state: TrainingState, out: Path, training: Training, data: Path, profile: Profile
-) -> None:
+def finish(state: TrainingState, out: Path, training: Training, profile: Profile) -> None:
     """Make the best epoch's weights the model; keep one checkpoint."""
     name, model, rows = training.model_name, training.averaged.module, state.rows
     write_history(rows, out)
     model.load_state_dict(state.best_weights)
     save_model(model, out)
-    size, workers = profile.image_size, profile.num_workers
-    fitted = fit_training_data(model.eval(), name, data, size, training.accelerator, workers)
-    save_training_data(fitted, out)
     # Last: it says that the run is finished.
     best = rows[best_epoch(pd.DataFrame(rows)) - 1]
     write_whole(out / "model.json", _description(best, name, profile, len(rows)))

@@ -93,7 +93,7 @@ def fit(
                 state = TrainingState(training.accelerator)
                 with CheckpointWriter(training, state, out, log) as writer:
                     _train(training, state, writer, profile, watch, log)
-                on_main(finish, state, out, training, data, profile)
+                on_main(finish, state, out, training, profile)
         return on_main(pd.read_csv, out / "history.csv")
 
 

@@ -27,7 +27,6 @@ from dfd_utils.dataset import read_image, scoring_batch_size
 from dfd_utils.export import export_onnx
 from dfd_utils.face_finder import shows_face
 from dfd_utils.models import fused, load_model
-from dfd_utils.out_of_distribution import DetectorWithFeatures, read_training_data
 from dfd_utils.precision import make_accelerator
 from dfd_utils.predict import PicturesDataset
 from dfd_utils.transforms import eval_transform
@@ -218,19 +217,7 @@ def warned(pictures: Iterable[Tensor], size: int) -> str:
     return f"{np.mean([not shows_face(resize(picture)) for picture in pictures]):.1%}"
 
 
-def far(pictures: Iterable[Tensor], folder: Path) -> str:
-    """Return the share of pictures that lie far from a model's training data."""
-    network, description = load_model(folder)
-    scorer = DetectorWithFeatures(network, description["architecture"])
-    resize = eval_transform(description["image_size"])
-    fitted, found = read_training_data(folder), []
-    with torch.inference_mode():
-        for batch in torch.stack([resize(picture) for picture in pictures]).split(64):
-            found += fitted.far(scorer(batch)[1])
-    return f"{np.mean(found):.1%}"
-
-
-def measure_warnings(folders: list[Path], models: list[Path]) -> Iterable[dict]:
+def measure_warnings(folders: list[Path]) -> Iterable[dict]:
     """Yield the shares warned of: in folders of faces none should be, of the odd pictures all."""
     groups = {}
     for folder in folders:
@@ -240,7 +227,6 @@ def measure_warnings(folders: list[Path], models: list[Path]) -> Iterable[dict]:
         groups[kind] = [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
     for name, pictures in groups.items():
         shares = {f"no face, at {size} px": warned(pictures, size) for size in (64, 128, 224)}
-        shares |= {f"far from the data of {model}": far(pictures, model) for model in models}
         yield {"pictures": name, "number": len(pictures)} | shares
 
 
@@ -260,7 +246,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     files = find_files(options.faces)
     if options.what == "warnings":
-        show(measure_warnings(options.faces, options.model))
+        show(measure_warnings(options.faces))
     elif options.what == "onnx":
         show(measure_onnx(model, files, options.work) for model in options.model)
     else:

@@ -17,7 +17,6 @@ def test_bench_measures_all_phases(easy_data, tmp_path, capfd):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["model"], row["phase"]) for row in rows] == [
         ("efficientnet_b0", "train"), ("efficientnet_b0", "score"),
-        ("efficientnet_b0, int8", "score"),
         ("no model", "load"), ("no model, augmented", "load"),
     ]  # fmt: skip
     for row in rows:

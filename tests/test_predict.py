@@ -272,21 +272,6 @@ def test_pictures_without_a_face_are_warned_of(tmp_path, run, monkeypatch):
     assert without_face("--face-check", tmp_path) == 3
 
 
-def test_pictures_far_from_the_training_data_are_warned_of(
-    tmp_path, run, faces, trained_run, model
-):
-    """The model knows grainy images alone, bright or dark."""
-    Image.new("RGB", (60, 60), (200, 150, 120)).save(tmp_path / "flat.png")
-    _, (flat, *known) = run("--no-face-check", tmp_path, *faces)
-    assert flat["warning"] == "far from the training data: the score may mean nothing"
-    assert sum(row["warning"] is not None for row in known) <= 1
-    assert flat["warning"] in predict.predict(tmp_path / "flat.png", model)["warning"][0]
-    weights = tmp_path / "alone.safetensors"
-    shutil.copy(trained_run / "resnet50" / "model.safetensors", weights)
-    _, rows = run("--no-face-check", "--model", weights, tmp_path / "flat.png")
-    assert "far" not in rows[0]["warning"]  # weights alone: nothing is known of their training
-
-
 def test_csv_reads_back_and_text_is_a_line_an_input(tmp_path, run, faces):
     odd = tmp_path / 'a,"b.jpg'
     shutil.copy(faces[0], odd)
