@@ -68,10 +68,11 @@ test)
   setup
   shift
   cd "$here"
-  "$python" -c 'import pytest, ruff, statsmodels, torchmetrics' 2>/dev/null ||
+  "$python" -c 'import importlinter, pytest, ruff, statsmodels, torchmetrics' 2>/dev/null ||
     fail "the active environment lacks the test packages: pip install -e '.[test]'" 2
   "$python" -m ruff format --check --quiet . || fail "formatting: run ruff format"
   "$python" -m ruff check --quiet . || fail "lint: run ruff check"
+  "${python%/*}/lint-imports" --no-cache >/dev/null || fail "import order: run lint-imports"
   exec "$python" -m pytest "$@"
   ;;
 *)

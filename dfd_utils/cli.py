@@ -1,6 +1,6 @@
 """The command `dfd`.
 
-Exit codes: 0 done, 2 wrong use, 3 some inputs failed, 75 the time of max_hours is up, 130 and 143
+Exit codes: 0 done, 2 wrong use, 3 some inputs failed, 75 the time limit is reached, 130 and 143
 stopped by Ctrl-C and SIGTERM, 1 anything else.
 """
 
@@ -10,11 +10,7 @@ import sys
 from pathlib import Path
 
 from dfd_utils import __version__, commands
-from dfd_utils.config import (
-    PROFILES,
-    Stopped,
-    UserError,
-)
+from dfd_utils.config import PROFILES, RunInterrupted, UserError
 
 _MODEL = "default: the best of the newest run, by Validation"
 
@@ -22,20 +18,20 @@ _MODEL = "default: the best of the newest run, by Validation"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    # Into a file or a pipe, too, a line comes when it is said.
+    # A line is written at once, also to a file or a pipe.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     try:
         return options.command(options) or 0
     except UserError as error:
-        code, told = 2, str(error)
-    except Stopped as error:
-        code, told = error.exit_code, str(error)
+        code, message = 2, str(error)
+    except RunInterrupted as error:
+        code, message = error.exit_code, str(error)
     except KeyboardInterrupt as error:
         how = " with --resume" if options.command is commands.predict else ""
-        told = str(error) or f"the same command{how} goes on where it stopped"
-        code, told = 130, f"interrupted; {told}"
-    except BrokenPipeError:  # the reader of our output went away
+        reason = str(error) or f"the same command{how} continues where it stopped"
+        code, message = 130, f"interrupted; {reason}"
+    except BrokenPipeError:  # nobody reads our output any more
         sys.stderr.close()
         return 1
     except Exception as error:
@@ -43,18 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         kind = type(error).__name__
         hint = "" if kind == "NotebookError" else f" ({kind}; --debug shows where)"
-        code, told = 1, f"{error}{hint}"
-    if _first_to_fail():
-        print(f"dfd: {told}", file=sys.stderr)
+        code, message = 1, f"{error}{hint}"
+    if _should_report_error():
+        print(f"dfd: {message}", file=sys.stderr)
     return code
 
 
-def _first_to_fail() -> bool:
-    if "WORLD_SIZE" not in os.environ:  # spares the import of torch
+def _should_report_error() -> bool:
+    if "WORLD_SIZE" not in os.environ:  # saves the import of torch
         return True
-    from dfd_utils.processes import first_to_fail
+    from dfd_utils.runtime.distributed import should_report_error
 
-    return first_to_fail()
+    return should_report_error()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("sample", commands.sample, "make the embedded sample of drawn portraits")
     add.add_argument("out", type=Path, metavar="OUT")
-    add.add_argument("--per-class", type=int, default=600, metavar="N", help="Train images a class")
+    add.add_argument(
+        "--per-class", type=int, default=600, metavar="N", help="Train images per class"
+    )
     add.add_argument("--seed", type=int, default=0)
 
     add = command("download", commands.download, "download a data set from Kaggle")
@@ -91,12 +89,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("audit", commands.audit, "duplicates, leakage, shortcuts and shift of a data set")
     add.add_argument("data", type=Path, metavar="DIR")
-    add.add_argument("--out", type=Path, help="default: build/audit/<data set>")
+    add.add_argument("--out", type=Path, help="default: build/audit/<data set>-<hash of its path>")
 
     add = command("train", commands.train, "train a model")
     add.add_argument("--model", required=True, help="resnet50 or efficientnet_b0")
     add.add_argument("--data", required=True, type=Path, metavar="DIR")
-    add.add_argument("--out", required=True, type=Path, metavar="RUN", help="gets RUN/<model>/")
+    add.add_argument("--out", required=True, type=Path, metavar="RUN", help="receives RUN/<model>/")
     add.add_argument("--profile", default="sample", help=", ".join(PROFILES))
     add.add_argument("--epochs", type=int)
     add.add_argument("--image-size", type=int)
@@ -105,14 +103,14 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--seed", type=int)
     add.add_argument("--weights", metavar="imagenet|none|FILE")
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
-    add.add_argument("--max-hours", type=float, help="stop in good order before")
-    add.add_argument("--checkpoint-minutes", type=float, help="between checkpoints in an epoch")
+    add.add_argument("--max-hours", type=float, help="time limit; the run stops in good order")
+    add.add_argument("--checkpoint-minutes", type=float, help="between checkpoints inside an epoch")
     add.add_argument("--keep-epochs", action="store_true", default=None)
     add.add_argument(
-        "--resume", action="store_true", help="go on with a run that was broken off (as always)"
+        "--resume", action="store_true", help="continue an interrupted run (the default)"
     )
 
-    add = command("plan", commands.plan, "predict the time of a study on this machine")
+    add = command("plan", commands.plan, "estimate the time of a study on this machine")
     add.add_argument("--max-hours", type=float, help="say how many epochs fit")
     add.add_argument("--data", type=Path, metavar="DIR", help="default: the embedded sample")
     add.add_argument("--profile", default="sample", help=", ".join(PROFILES))
@@ -122,17 +120,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--batch-size", type=int)
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
 
-    add = command("bench", commands.bench, "measure the speed beside the course project's loop")
+    add = command("bench", commands.bench, "compare the speed with the course project's loop")
     add.add_argument("--data", type=Path, metavar="DIR", help="default: the embedded sample")
     add.add_argument("--models", default="resnet50,efficientnet_b0", metavar="A,B")
     add.add_argument("--image-size", type=int, default=224)
     add.add_argument("--batch-size", type=int, default=32)
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
-    add.add_argument("--batches", type=int, default=8, help="a measurement (default: 8)")
-    add.add_argument("--rounds", type=int, default=3, help="whose medians count (default: 3)")
-    add.add_argument("--json", type=Path, metavar="FILE", help="gets the rows as JSON")
+    add.add_argument("--batches", type=int, default=8, help="per measurement (default: 8)")
+    add.add_argument("--rounds", type=int, default=3, help="the medians count (default: 3)")
+    add.add_argument("--json", type=Path, metavar="FILE", help="receives the rows as JSON")
 
-    add = command("evaluate", commands.evaluate, "judge all models of a folder on a split")
+    add = command("evaluate", commands.evaluate, "evaluate all models of a folder on a split")
     add.add_argument("--data", required=True, type=Path, metavar="DIR")
     add.add_argument("--split", default="Test", help="Train, Validation or Test")
     add.add_argument("runs", nargs="+", type=Path, metavar="RUN")
@@ -141,21 +139,23 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("predictions", nargs=2, type=Path, metavar="CSV")
     add.add_argument("--json", action="store_true")
 
-    add = command("predict", commands.predict, "call pictures Real or Fake")
+    add = command("predict", commands.predict, "classify images as Real or Fake")
     add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
     add.add_argument("--format", choices=("text", "json", "csv"), default="text")
     add.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    add.add_argument("--resume", action="store_true", help="go on after the last row of FILE")
-    add.add_argument("--explain", type=Path, metavar="DIR", help="gets a heat map of each picture")
+    add.add_argument("--resume", action="store_true", help="continue after the last row of FILE")
+    add.add_argument(
+        "--explain", type=Path, metavar="DIR", help="receives a heat map of each image"
+    )
     add.add_argument(
         "--face-check", action=argparse.BooleanOptionalAction,
-        help="warn where no face is found; default: of up to 1,000 pictures, for it takes time",
+        help="warn where no face is found; default: for up to 1,000 images, because it takes time",
     )  # fmt: skip
     add.add_argument(
         "paths", nargs="+", metavar="PATH", help="file, folder, 'pattern', or - for standard input"
     )
 
-    add = command("demo", commands.demo, "a local page that judges the pictures dropped on it")
+    add = command("demo", commands.demo, "a local page that classifies the images dropped on it")
     add.add_argument("--run", type=Path, help="folder of models; default: the newest run")
     add.add_argument("--port", type=int, help="default: the first free one from 7860 on")
 

@@ -5,21 +5,18 @@ Heavy modules are imported by the commands that need them, so that `dfd --help` 
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
-from dfd_utils.config import (
-    Profile,
-    UserError,
-    data_folder,
-    get_profile,
-    write_whole,
-)
+from dfd_utils.config import PROJECT_ROOT, Profile, UserError, get_profile
+from dfd_utils.runtime.files import write_json
 
 
 def run(options: argparse.Namespace) -> None:
-    from dfd_utils.pipeline import run_all
+    from dfd_utils.reporting.pipeline import run_all
 
     parameters = {name: _literal(value) for name, value in options.p}
     only = options.only.split(",") if options.only else None
@@ -33,24 +30,31 @@ def _literal(text: str) -> object:
         return text
 
 
+def _data_folder(path: Path | None):
+    """Open the data set; a relative path counts from the working directory."""
+    from dfd_utils.data.folder import DataFolder
+
+    return DataFolder(path and path.absolute())
+
+
 def sample(options: argparse.Namespace) -> None:
-    from dfd_utils.sample import make_sample
+    from dfd_utils.data.sample.generate import make_sample
 
     print(f"embedded sample: {make_sample(options.out, options.per_class, options.seed)}")
 
 
 def download(options: argparse.Namespace) -> None:
-    from dfd_utils.download import download
+    from dfd_utils.data.download import download
 
     print(download(options.name, options.out))
 
 
 def audit(options: argparse.Namespace) -> None:
-    from dfd_utils.audit import audit
-    from dfd_utils.dataset import audit_folder
+    from dfd_utils.data.audit import audit
 
-    data = data_folder(options.data.absolute())
-    out = options.out or audit_folder(data)
+    data = _data_folder(options.data)
+    data.check_layout()
+    out = options.out or data.audit_folder
     summary = audit(data, out)
     print(f"{summary['images']} images, {summary['unreadable']} unreadable; written to {out}")
     for warning in summary["warnings"]:
@@ -65,10 +69,9 @@ def _profile(options: argparse.Namespace) -> Profile:
 
 def plan(options: argparse.Namespace) -> None:
     profile = _profile(options)
-    from dfd_utils.plan import plan
+    from dfd_utils.training.plan import plan
 
-    data = data_folder(options.data and options.data.absolute())
-    plan(options.models.split(","), data, profile)
+    plan(options.models.split(","), _data_folder(options.data), profile)
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -79,58 +82,63 @@ def bench(options: argparse.Namespace) -> None:
         precision=options.precision,
     )
     if min(options.batches, options.rounds) < 1:
-        raise UserError("--batches and --rounds want 1 or more")
-    from dfd_utils.bench import bench, markdown
-
-    data = data_folder(options.data and options.data.absolute())
-    table = bench(options.models.split(","), data, profile, options.batches, options.rounds)
-    print(markdown(table))
+        raise UserError("--batches and --rounds require 1 or more")
+    if not (PROJECT_ROOT / "benchmarks" / "speed.py").is_file():
+        raise UserError("dfd bench runs benchmarks/speed.py: call it from a checkout")
+    sys.path.insert(0, str(PROJECT_ROOT))
+    speed = importlib.import_module("benchmarks.speed")
+    data = _data_folder(options.data)
+    table = speed.bench(options.models.split(","), data, profile, options.batches, options.rounds)
+    print(speed.markdown(table))
     if options.json:
-        rows = table.to_dict(orient="records")
-        print(f"written to {write_whole(options.json, json.dumps(rows, indent=2) + chr(10))}")
+        print(f"written to {write_json(options.json, table.to_dict(orient='records'))}")
 
 
 def train(options: argparse.Namespace) -> None:
-    from dfd_utils.train import fit
-
     profile = _profile(options)
+    from dfd_utils.training.train import fit
+
     out = options.out / options.model
-    fit(options.model, data_folder(options.data.absolute()), out, profile)
+    fit(options.model, _data_folder(options.data), out, profile)
     if os.environ.get("RANK", "0") == "0":
         print(f"model: {out}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from dfd_utils.evaluate import evaluate
-    from dfd_utils.processes import processes
+    from dfd_utils.evaluation.evaluate import evaluate
+    from dfd_utils.models.trained import find_models
+    from dfd_utils.reporting.evaluation_figures import write_confusion_matrix
+    from dfd_utils.runtime.distributed import process_state
 
-    if not processes().is_main_process:  # it has its part in the scoring, and says nothing
-        evaluate(options.runs, data_folder(options.data.absolute()), options.split, lambda _: None)
+    data, models = _data_folder(options.data), find_models(*options.runs)
+    table = evaluate(models, data, options.split)
+    if not process_state().is_main_process:  # it has scored its share
         return
-    table = evaluate(options.runs, data_folder(options.data.absolute()), options.split)
     print("positive class: Fake; threshold 0.5")
     print(table.drop(columns="folder").round(4).to_string())
-    for folder in table["folder"]:
-        print(f"written to {folder}")
+    for model in models:
+        write_confusion_matrix(model, data, options.split)
+        print(f"written to {model.results_folder(data)}")
 
 
 def compare(options: argparse.Namespace) -> None:
-    from dfd_utils.compare import compare_models, read_predictions
-    from dfd_utils.comparison_words import verdict
+    from dfd_utils.evaluation.predictions import read_predictions
+    from dfd_utils.reporting.comparison_text import conclusion
+    from dfd_utils.stats.paired_tests import compare_models
 
     frames = [read_predictions(path) for path in options.predictions]
     names = [path.resolve().parent.name for path in options.predictions]
     if names[0] == names[1]:
         names = [str(path) for path in options.predictions]
     comparison = compare_models(*frames, *names)
-    print(json.dumps(comparison, indent=2) if options.json else verdict(comparison))
+    print(json.dumps(comparison, indent=2) if options.json else conclusion(comparison))
 
 
 def predict(options: argparse.Namespace) -> int:
-    from dfd_utils.prediction_file import write_predictions
+    from dfd_utils.inference.output import write_predictions
 
     if options.resume and not options.output:
-        raise UserError("--resume wants --output FILE, the file to go on with")
+        raise UserError("--resume requires --output FILE")
     # A file name need not be valid UTF-8: its bytes are written as they are.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")
@@ -142,12 +150,12 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> None:
-    from dfd_utils.demo import serve
+    from dfd_utils.inference.demo import serve
 
     serve(options.run, options.port)
 
 
 def export(options: argparse.Namespace) -> None:
-    from dfd_utils.export import export_onnx
+    from dfd_utils.models.onnx_export import export_onnx
 
     print(f"written to {export_onnx(options.model, options.out)}")

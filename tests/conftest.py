@@ -1,4 +1,4 @@
-"""Small real data and trained models that the tests share; nothing is written into the project."""
+"""Small data and trained models that the tests share; nothing is written into the project."""
 
 import os
 import tempfile
@@ -9,22 +9,27 @@ os.environ["DFD_OUTPUT_DIR"] = tempfile.mkdtemp(prefix="dfd-tests-")
 os.environ.pop("DFD_DATA_DIR", None)
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dfd_utils import config
+from dfd_utils.data.folder import DataFolder
+
+
+TIMING = ["seconds", "images_per_second"]  # columns of history.csv
 
 
 @pytest.fixture(scope="session")
-def tiny_sample(tmp_path_factory) -> Path:
-    """The embedded sample with 16 Train images a class and 4 in the other splits."""
-    from dfd_utils.sample import make_sample
+def tiny_sample(tmp_path_factory) -> DataFolder:
+    """The embedded sample with 16 Train images per class and 4 in the other splits."""
+    from dfd_utils.data.sample.generate import make_sample
 
-    return make_sample(tmp_path_factory.mktemp("data") / "tiny", per_class=16)
+    return DataFolder(make_sample(tmp_path_factory.mktemp("data") / "tiny", per_class=16))
 
 
 def write_split(folder: Path, images: int, seed: int, size: int = 40) -> None:
-    """Write noise images that a network tells apart at once: Real is bright, Fake is dark."""
+    """Write noise images that a network separates at once: Real is bright, Fake is dark."""
     rng = np.random.default_rng(seed)
     for name, level in (("Real", 170), ("Fake", 80)):
         (folder / name).mkdir(parents=True)
@@ -34,12 +39,12 @@ def write_split(folder: Path, images: int, seed: int, size: int = 40) -> None:
 
 
 @pytest.fixture(scope="session")
-def easy_data(tmp_path_factory) -> Path:
-    """Bright against dark images: 24 a class in Train, 8 in Validation and Test."""
+def easy_data(tmp_path_factory) -> DataFolder:
+    """Bright against dark images: 24 per class in Train, 8 in Validation and Test."""
     folder = tmp_path_factory.mktemp("data") / "easy"
     for seed, (split, images) in enumerate((("Train", 24), ("Validation", 8), ("Test", 8))):
         write_split(folder / split, images, seed)
-    return folder
+    return DataFolder(folder)
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +59,22 @@ def quick() -> config.Profile:
 @pytest.fixture(scope="session")
 def trained_run(easy_data, quick, tmp_path_factory) -> Path:
     """A run with both models, trained on the easy data."""
-    from dfd_utils.train import fit
+    from dfd_utils.training.train import fit
 
     run = tmp_path_factory.mktemp("runs") / "easy"
     for name in ("resnet50", "efficientnet_b0"):
         fit(name, easy_data, run / name, quick, log=lambda line: None)
     return run
+
+
+def quiet(line: str) -> None:
+    """Ignore a line of progress."""
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Compare two finished runs bit for bit, timing aside."""
+    pd.testing.assert_frame_equal(
+        *(pd.read_csv(run / "history.csv").drop(columns=TIMING) for run in (one, two))
+    )
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert (one / "model.json").read_text() == (two / "model.json").read_text()

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from dfd_utils import bench, cli
+from benchmarks import speed
+from dfd_utils import cli
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -20,7 +21,7 @@ def test_bench_measures_all_phases(easy_data, tmp_path, capfd):
         ("no model", "load"), ("no model, augmented", "load"),
     ]  # fmt: skip
     for row in rows:
-        assert list(row) == bench.COLUMNS
+        assert list(row) == speed.COLUMNS
         assert min(row["ours"], row["reference"], row["limit"]) > 0
         assert row["ratio"] == pytest.approx(row["ours"] / row["reference"])
         assert row["share_of_limit"] == pytest.approx(row["ours"] / row["limit"])
@@ -46,6 +47,6 @@ def page_faults(first: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_freed_memory_is_kept():
     pages = 2**26 // resource.getpagesize()
-    kept = page_faults("from dfd_utils.memory import keep_freed_memory; keep_freed_memory()")
+    kept = page_faults("from dfd_utils.runtime.workers import configure_malloc; configure_malloc()")
     assert kept < pages
     assert page_faults("") > 2 * kept + 1000  # as it is without: huge pages make them fewer

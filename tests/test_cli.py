@@ -7,8 +7,10 @@ import sys
 import pandas as pd
 import pytest
 
-from dfd_utils import cli, predict
+from dfd_utils import cli
 from dfd_utils.config import UserError
+from dfd_utils.inference import predict
+from dfd_utils.models import trained
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_predict_json_has_a_line_an_input_in_order(pictures, model, capsys):
 
 
 def test_predict_gives_the_scores_of_the_evaluation(easy_data, trained_run):
-    from dfd_utils.evaluate import score_split
+    from dfd_utils.evaluation.evaluate import score_split
 
     expected = score_split(trained_run / "resnet50", easy_data, "Test")
     files = [easy_data / path for path in expected["path"]]
@@ -76,9 +78,9 @@ def test_default_model_is_the_best_of_the_newest_run(trained_run, tmp_path):
 
     os.utime(runs / "old" / "resnet50" / "model.json", (1, 1))
     os.utime(runs / "old" / "efficientnet_b0" / "model.json", (1, 1))
-    assert predict.choose_model(runs) == runs / "new" / "efficientnet_b0"
+    assert trained.choose_model(runs) == runs / "new" / "efficientnet_b0"
     with pytest.raises(UserError, match="no trained model"):
-        predict.choose_model(tmp_path / "nothing")
+        trained.choose_model(tmp_path / "nothing")
 
 
 def test_compare_json(trained_run, easy_data, capsys):

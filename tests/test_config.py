@@ -1,6 +1,8 @@
 import pytest
 
-from dfd_utils.config import PROFILES, UserError, data_folder, get_profile, write_whole
+from dfd_utils.config import PROFILES, UserError, get_profile
+from dfd_utils.data.folder import data_path
+from dfd_utils.runtime.files import write_atomic
 
 
 def test_overrides_replace_and_none_keeps():
@@ -31,22 +33,22 @@ def test_bad_settings_are_named(name, settings, named):
 
 def test_missing_data_folder_is_named():
     with pytest.raises(UserError, match="no-such-data"):
-        data_folder("no-such-data")
+        data_path("no-such-data")
 
 
 def test_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
-    place = write_whole(tmp_path / "a.txt", "before")
+    place = write_atomic(tmp_path / "a.txt", "before")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match=r"a\.txt.*No space left"):
-        write_whole(place, "after")
+        write_atomic(place, "after")
     assert place.read_text() == "before"
 
 
 def test_write_below_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        write_whole(tmp_path / "file" / "a.txt", "text")
+        write_atomic(tmp_path / "file" / "a.txt", "text")

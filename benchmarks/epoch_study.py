@@ -1,0 +1,120 @@
+"""Are the intermediate models of one run as good as separate runs of 1, 3, 5 and 8 epochs?
+
+    python benchmarks/epoch_study.py --data DIR --out FOLDER [--image-size 64] [--seeds 0,1,2]
+        [--models resnet50,efficientnet_b0] [--epochs 1,3,5,8] [--profile sample]
+
+Trains, for each model and seed, one run of the longest length and a separate run of every length,
+with two schedules: `averaged`, the project's (constant rate, averaged weights), and `course`, the
+course project's (constant 1e-3, no averaging, no weight decay, no warm-up). Each epoch is judged on
+Validation. A separate run keeps its last epoch, and differs in its seed (1000 more), for with the
+same seed and a constant rate it would repeat the long run's first epochs bit for bit.
+
+Finished runs are kept in FOLDER and not trained again: an interrupted study goes on where it was.
+Prints mean and standard deviation over the seeds, the paired difference (one run less separate),
+and what each way costs.
+"""
+
+import argparse
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from dfd_utils import config
+from dfd_utils.training import train
+
+SCHEDULES = {
+    "averaged": {},
+    "course": {"lr": 1e-3, "ema_decay": 0.0, "weight_decay": 0.0, "warmup_steps": 1},
+}
+METRICS = ("auc", "accuracy")
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--profile", default="sample")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", default="1,3,5,8")
+    parser.add_argument("--models", default="resnet50,efficientnet_b0")
+    parser.add_argument("--schedules", default=",".join(SCHEDULES))
+    options = parser.parse_args()
+    lengths = [int(text) for text in options.epochs.split(",")]
+    profile = config.get_profile(
+        options.profile,
+        image_size=options.image_size,
+        batch_size=options.batch_size,
+        precision=options.precision,
+    )
+    rows = []
+    for schedule in options.schedules.split(","):
+        for model in options.models.split(","):
+            for seed in map(int, options.seeds.split(",")):
+                chosen = dataclasses.replace(profile, seed=seed, **SCHEDULES[schedule])
+                place = options.out / schedule / model / f"seed{seed}"
+                rows += study(model, options.data, place, chosen, lengths)
+    table = pd.DataFrame(rows)
+    print(summary(table, lengths).to_string(index=False, float_format="%.4f"))
+    for which, seconds in table.groupby("way")["training_seconds"].sum().items():
+        print(f"{which}: {seconds / 60:.1f} min of training")
+    print(f"in epochs: {max(lengths)} against {sum(lengths)}, {max(lengths) / sum(lengths):.0%}")
+
+
+def study(
+    model: str, data: Path, place: Path, profile: config.Profile, lengths: list[int]
+) -> list[dict]:
+    """Train the long run and the separate ones of one seed; return a row a way and length."""
+    schedule, seed = place.parts[-3], profile.seed
+    long = dataclasses.replace(profile, epochs=max(lengths))
+    history = trained(model, data, place / "one", long)
+    rows = []
+    for length in lengths:
+        separate = dataclasses.replace(profile, epochs=length, seed=seed + 1000)
+        other = trained(model, data, place / f"separate{length}", separate)
+        for way, judged in (("one run", history), ("separate", other)):
+            row = judged.iloc[length - 1]
+            first = max((n for n in lengths if n < length), default=0) if way == "one run" else 0
+            cost = judged["seconds"].iloc[first:length].sum()  # each epoch is paid for once
+            rows.append({
+                "schedule": schedule, "model": model, "seed": seed, "epochs": length, "way": way,
+                "training_seconds": cost, **{name: row[name] for name in METRICS},
+            })  # fmt: skip
+    return rows
+
+
+def trained(model: str, data: Path, out: Path, profile: config.Profile) -> pd.DataFrame:
+    """Return the history of a run, trained unless it is there; its weights are not kept."""
+    kept = out / model / "history.csv"
+    done = out / model / "model.json"
+    history = train.fit(model, data, out / model, profile) if not done.is_file() else None
+    for folder in ("checkpoint", "epochs"):
+        shutil.rmtree(out / model / folder, ignore_errors=True)
+    return history if history is not None else pd.read_csv(kept)
+
+
+def summary(table: pd.DataFrame, lengths: list[int]) -> pd.DataFrame:
+    """Return mean and standard deviation over the seeds, and the paired difference's."""
+    rows = []
+    for (schedule, model), part in table.groupby(["schedule", "model"]):
+        for length in lengths:
+            at = part[part["epochs"] == length].set_index("seed")
+            for name in METRICS:
+                one = at.loc[at["way"] == "one run", name]
+                separate = at.loc[at["way"] == "separate", name]
+                rows.append({
+                    "schedule": schedule, "model": model, "epochs": length, "metric": name,
+                    "one run": one.mean(), "sd": one.std(),
+                    "separate": separate.mean(), "sd ": separate.std(),
+                    "difference": (one - separate).mean(), "sd  ": (one - separate).std(),
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""`DeepFakeDataset`: images as uint8 tensors with their labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dfd_utils.config import UserError
+from dfd_utils.data.image_io import read_pixels
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Decode an image file to uint8 RGB `[3, H, W]`, channels last in memory; see `read_pixels`."""
+    return torch.from_numpy(read_pixels(path)).permute(2, 0, 1)
+
+
+class DeepFakeDataset(Dataset):
+    """Images of a data set; usually those of one split, opened by `DataFolder.split`.
+
+    An item is `(image, label)`: uint8 RGB `[3, H, W]` after `transform`, and 0 = Real, 1 = Fake.
+
+    Args:
+        folder: the data set's folder.
+        names: paths relative to `folder`, as "Train/Fake/a.jpg".
+        labels: the label of each.
+        transform: called with the uint8 image tensor.
+        seed: makes random transforms depend on (seed, epoch, index) alone, so that neither the
+            number of workers nor a resumed run changes them; None leaves the global generator.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        labels: Sequence[int],
+        transform: Callable[[Tensor], Tensor] | None = None,
+        seed: int | None = None,
+    ):
+        self.folder, self.transform, self.seed = folder, transform, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it
+        # Arrays, not lists: worker processes share their memory instead of copying it.
+        self._names = np.array([name.encode() for name in names])
+        self.labels = np.array(labels)
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch; set it between two passes."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def names(self) -> list[str]:
+        """The images' paths relative to the data set's folder."""
+        return [name.decode() for name in self._names]
+
+    def path(self, index: int) -> Path:
+        """Return the file of item `index`."""
+        return self.folder / self._names[index].decode()
+
+    def subsample(self, images: int) -> DeepFakeDataset:
+        """Return a data set of about `images` of these images, evenly spread over both classes."""
+        step = max(1, len(self) // images)
+        fewer = copy.copy(self)
+        fewer._names, fewer.labels = self._names[::step], self.labels[::step]
+        return fewer
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            image = read_image(self.path(index))
+        except UserError as error:  # the audit excludes what it cannot read
+            raise UserError(f"{error}; remove it, or run `dfd audit` again") from error
+        if self.transform is not None:
+            if self.seed is not None:
+                seed_cpu_rng(self.seed, self.epoch, int(index))
+            image = self.transform(image)
+        return image, int(self.labels[index])
+
+
+def seed_cpu_rng(*key: int) -> None:
+    """Make this process's next random numbers on the CPU depend on `key` alone."""
+    # Not torch.manual_seed: it seeds every device's generator, in 40 times the time.
+    torch.default_generator.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)

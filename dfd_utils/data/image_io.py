@@ -1,0 +1,197 @@
+"""Image files: which files are images, and the one way in which pixels are read. Knows no torch."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from dfd_utils.config import UserError
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+)  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 3 * MAX_PIXELS  # the size of the largest image without compression
+MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10, and each costs a whole pass
+ORIENTATION_TAG = 0x0112  # of EXIF
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file's name is that of an image; names that start with a dot are not."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def expand_paths(paths: Iterable[str | Path], skipped: Counter | None = None) -> Iterator[str]:
+    """Yield the files that `paths` refer to, in their order.
+
+    A folder refers to the images in it and below, by name (links to folders are not followed, so
+    that a loop has an end); a pattern to the files that it matches; anything else to itself. A
+    folder or pattern without an image is yielded as it is, so that `read_pixels` names it. In
+    folders, what is hidden is ignored and what is no image is counted in `skipped`, by suffix.
+    """
+    skipped = Counter() if skipped is None else skipped
+    for path in map(os.fspath, paths):
+        found = [path]
+        if os.path.isdir(path):
+            found = _files_below(path, skipped)
+        elif not os.path.lexists(path) and any(sign in path for sign in "*?["):
+            found = expand_paths(_files_matching(path), skipped)
+        empty = True
+        for file in found:
+            empty = False
+            yield file
+        if empty:
+            yield path
+
+
+def suffix_of(name: str) -> str:
+    """Return a file's suffix in lower case, for counting."""
+    return os.path.splitext(name)[1].lower() or "without suffix"
+
+
+def _files_below(folder: str, skipped: Counter) -> Iterator[str]:
+    unreadable: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            if is_image_name(name):
+                yield os.path.join(root, name)
+            else:
+                skipped[suffix_of(name)] += 1
+    yield from (str(error.filename) for error in unreadable)
+
+
+def _files_matching(pattern: str) -> list[str]:
+    # pathlib's "**" does not follow links, glob's does.
+    anchor = Path(pattern).anchor
+    try:
+        return sorted(map(str, Path(anchor).glob(str(Path(pattern).relative_to(anchor)))))
+    except (ValueError, OSError):
+        return []
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """Decode an image file to uint8 RGB `[H, W, 3]`, turned upright by its EXIF tag.
+
+    Reads JPEG, PNG, WebP, BMP, TIFF (its first page) and GIF in any colour mode: 16 bits are scaled
+    to 8, and what is transparent is on white. Refuses before decoding: anything but a regular file,
+    more than `MAX_BYTES` or `MAX_PIXELS`, animations, and JPEGs with endless scans.
+
+    Raises:
+        UserError: in one line, the file and the reason.
+    """
+    try:
+        _check_file(os.stat(path))
+        return decode(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode a file's content as `read_pixels` does; a ValueError gives the reason if it cannot.
+
+    Upright JPEGs go through simplejpeg, with the accurate DCT: the same pixels as Pillow's, in
+    half the time. Pillow reads all other files, and decides about those that simplejpeg refuses.
+    """
+    pixels = _decode_plain_jpeg(content)
+    if pixels is not None:
+        return pixels
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
+            check_header(image, content)
+            upright = _UPRIGHT.get(_orientation(image))
+            image = _to_rgb(image)
+            return np.array(image.transpose(upright) if upright is not None else image)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"not an image ({', '.join(FORMATS)}), or damaged") from error
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any kind on damaged files
+        raise ValueError(f"not a readable image ({error})") from error
+
+
+def _check_file(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"a folder without an image ({', '.join(IMAGE_SUFFIXES)})")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a device, pipe or socket, not a file")
+    if status.st_size == 0:
+        raise ValueError("an empty file, not an image")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES // 10**6} MB")
+
+
+def check_header(image: Image.Image, content: bytes) -> None:
+    """Raise a ValueError for an image that is not to be decoded."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels")
+    if image.format in ("PNG", "WEBP", "GIF") and getattr(image, "is_animated", False):
+        raise ValueError("an animation; save one of its frames as an image")
+    if image.info.get("progressive") and content.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF data say nothing about the pixels, which may be sound
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("pixels in floating point, of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("pixels of more than 16 bits; save it with 8 or 16 bits")
+        eight = (levels.astype(np.uint32) + 128) // 257  # 65535 / 255 = 257
+        return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _decode_plain_jpeg(content: bytes) -> np.ndarray | None:
+    """Return uint8 `[H, W, 3]`; None for Pillow to look at: no JPEG, damaged, turned, huge."""
+    if not simplejpeg.is_jpeg(content) or content.count(b"\xff\xda") > MAX_SCANS:
+        return None
+    header = _jpeg_header(content)
+    if b"Exif" in header or b"Orientation" in header:  # EXIF or XMP may say that it is turned
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+        if height * width > MAX_PIXELS:
+            return None
+        return simplejpeg.decode_jpeg(content)
+    except ValueError:
+        return None
+
+
+def _jpeg_header(content: bytes) -> bytes:
+    """Return what comes before a JPEG's first scan; all of it, where that is not clear."""
+    position = 2  # after the start marker; then come segments: marker, length, content
+    while (marker := content[position : position + 2]) != b"\xff\xda":
+        if marker[:1] != b"\xff":
+            return content
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return content[:position]

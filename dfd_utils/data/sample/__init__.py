@@ -1,0 +1,1 @@
+"""The embedded sample: drawn portraits and simulated face swaps."""

@@ -1,0 +1,1 @@
+"""Results of trained models as data and tables: metrics, robustness, comparisons. Draws nothing."""

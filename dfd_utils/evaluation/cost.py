@@ -1,0 +1,77 @@
+"""What a model costs: parameters, FLOPs, weights, training time, and measured speed."""
+
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dfd_utils.models.detector import fuse_batchnorm
+from dfd_utils.models.trained import TrainedModel
+from dfd_utils.runtime.accelerator import make_accelerator
+
+BATCH_SIZE = 32
+REPEATS = 30  # of one image, a tenth of it for a batch; the median counts
+
+
+def model_cost(model: TrainedModel) -> dict:
+    """Return the costs that are the same on every machine: parameters, FLOPs, size, precision.
+
+    GFLOPs are those of scoring one image, with a multiply-add counted as two; layers that PyTorch's
+    FlopCounterMode does not know (normalisation, activation) are left out.
+    """
+    network, size = model.load(), model.description.image_size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    return {
+        "parameters (million)": sum(p.numel() for p in network.parameters()) / 1e6,
+        "GFLOPs per image": counter.get_total_flops() / 1e9,
+        "weights on disk (MB)": model.weights_file.stat().st_size / 1e6,
+        "image size (px)": size,
+        "precision": model.description.precision,
+    }
+
+
+def training_cost(model: TrainedModel) -> dict:
+    """Return what the training took: device, epochs, minutes, images/s."""
+    return {
+        "trained on": model.config["device"],
+        "epochs": len(model.history),
+        "training (min)": model.history["seconds"].sum() / 60,
+        "training (images/s)": model.history["images_per_second"].median(),
+    }
+
+
+@torch.inference_mode()
+def scoring_cost(model: TrainedModel) -> dict:
+    """Measure scoring here: ms for one image, images/s in batches, a GPU's peak memory in MB.
+
+    The images are decoded and have the model's size already; the precision is the model's.
+    """
+    accelerator = make_accelerator(model.description.precision)
+    # A copy: accelerate changes the network that it prepares.
+    network = accelerator.prepare(fuse_batchnorm(model.load()))
+    size = model.description.image_size
+    images = torch.randint(0, 256, (BATCH_SIZE, 3, size, size), dtype=torch.uint8)
+    images = images.to(accelerator.device)
+    on_gpu = accelerator.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+
+    def seconds(batch: torch.Tensor, repeats: int) -> float:
+        times = []
+        for _ in range(repeats + 2):  # the first two choose kernels
+            start = time.perf_counter()
+            network(batch).float().cpu()  # to the CPU: waits for the GPU
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[2:])
+
+    one, many = seconds(images[:1], REPEATS), seconds(images, REPEATS // 10)
+    cost = {
+        "scored on": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "one image (ms)": one * 1e3,
+        f"images/s in batches of {BATCH_SIZE}": BATCH_SIZE / many,
+    }
+    if on_gpu:
+        cost["peak memory (MB)"] = torch.cuda.max_memory_allocated() / 1e6
+    return cost

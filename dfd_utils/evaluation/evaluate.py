@@ -1,0 +1,165 @@
+"""Evaluate models on a split: predictions and metrics, kept in each model's folder."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dfd_utils.config import CLASSES
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.data.transforms import eval_transform
+from dfd_utils.models.trained import TrainedModel, predictions_file, read_metrics_file
+from dfd_utils.runtime.distributed import process_state, run_on_main
+from dfd_utils.runtime.files import content_hash, write_atomic, write_json
+from dfd_utils.stats.bootstrap import bootstrap
+from dfd_utils.stats.metrics import (
+    calibration_metrics,
+    choose_threshold,
+    remove_temperature,
+    threshold_metrics,
+)
+
+
+def evaluate(
+    models: list[TrainedModel],
+    data: DataFolder,
+    split: str = "Test",
+    log: Callable[[str], None] = print,
+    resamples: int = 2000,
+) -> pd.DataFrame:
+    """Evaluate models on one split; return a row per model.
+
+    Writes predictions_<split>.csv (`path,label,score`; label 0 = Real, 1 = Fake; score = calibrated
+    probability of Fake) and the split's entry in metrics.json (see `compute_metrics`) into
+    `model.results_folder(data)`. What is there already is used if it is of this very model and
+    these very images.
+
+    Raises:
+        UserError: bad data, or a model that cannot be read.
+    """
+    data.check_layout([split])
+    run_on_main(lambda: data.fingerprint)  # audits once; the other processes then read the result
+    if not process_state().is_main_process:
+        log = _ignore
+    rows = []
+    for model in models:
+        entry = run_on_main(_find_entry, model, data, split, resamples)
+        if entry is None:
+            log(f"{model.name}: scoring {split} of {data.name}")
+            predictions = score_split(model, data, split)
+            entry = run_on_main(_write_results, model, data, split, predictions, resamples)
+        names = ("auc", "accuracy", "precision", "recall", "f1")
+        folder = str(model.results_folder(data))
+        row = {"model": model.name, "folder": folder, "images": entry["images"]}
+        rows.append(row | {name: entry[name] for name in names})
+    return pd.DataFrame(rows).set_index("model")
+
+
+def _ignore(line: str) -> None:
+    pass
+
+
+def score_split(model: TrainedModel, data: DataFolder, split: str) -> pd.DataFrame:
+    """Return `path,label,score` of every image of a split, in the order of the data."""
+    dataset = data.split(split, eval_transform(model.description.image_size))
+    labels, scores = model.score(dataset)
+    return pd.DataFrame({"path": dataset.names, "label": labels, "score": scores})
+
+
+def _find_entry(model: TrainedModel, data: DataFolder, split: str, resamples: int) -> dict | None:
+    """Return the split's metrics if they and the predictions are there and are what is asked."""
+    entry = model.find_metrics(data, split)
+    path = predictions_file(model.results_folder(data), split)
+    if entry is None or not path.is_file():
+        return None
+    if content_hash(path.read_bytes()) != entry["predictions"]:
+        return None
+    if entry["resamples"] != resamples:  # the predictions serve, the intervals do not
+        return _write_results(model, data, split, model.predictions(data, split), resamples)
+    return entry
+
+
+def _write_results(
+    model: TrainedModel, data: DataFolder, split: str, predictions: pd.DataFrame, resamples: int
+) -> dict:
+    folder, table = model.results_folder(data), predictions.to_csv(index=False)
+    write_atomic(predictions_file(folder, split), table)
+    entry = compute_metrics(predictions, model, resamples) | {
+        "resamples": resamples,
+        "scored": model.results_key(data, split),
+        "predictions": content_hash(table),
+    }
+    update_metrics_file(model, folder, split, entry)
+    return entry
+
+
+def compute_metrics(predictions: pd.DataFrame, model: TrainedModel, resamples: int = 2000) -> dict:
+    """Return the metrics of a model's predictions, each with its 95 % bootstrap interval.
+
+    At the top level are those of `metrics.all_metrics` at the threshold 0.5, `images` and
+    `intervals`; `at_validation_threshold` and `before_temperature` contain the same at the
+    threshold chosen on Validation, and for the scores before calibration. `oracle` is the best
+    possible threshold on these very images: a bound, not a result, and so without an interval.
+    """
+    labels, scores = predictions["label"], predictions["score"].to_numpy()
+    chosen = model.description.threshold
+    resampled = bootstrap(
+        labels,
+        {
+            "calibrated": scores,
+            "raw": remove_temperature(scores, model.description.temperature),
+            "chosen": scores,
+        },
+        resamples,
+        threshold={"calibrated": 0.5, "raw": 0.5, "chosen": chosen},
+    )
+
+    def entry(which: str, names: Iterable[str]) -> dict:
+        table = resampled.intervals.loc[which].loc[list(names)]
+        ends = {name: [row.low, row.high] for name, row in table.iterrows()}
+        return {**table["value"].to_dict(), "intervals": ends}
+
+    best = choose_threshold(labels, scores)
+    at_best = threshold_metrics(labels, scores, best)
+    return {
+        "images": len(labels),
+        **entry("calibrated", resampled.samples["calibrated"]),
+        "at_validation_threshold": {"threshold": chosen} | entry("chosen", at_best),
+        "before_temperature": entry("raw", calibration_metrics(labels, scores)),
+        "oracle": {"threshold": best} | at_best,
+    }
+
+
+def select_error_examples(predictions: pd.DataFrame, images: int) -> pd.DataFrame:
+    """Return the `images` most confident mistakes at 0.5 and the `images` scores nearest to 0.5.
+
+    Columns kind ("mistake" or "uncertain"), path, label, score; no more mistakes than there are.
+    """
+    error = (predictions["score"] - predictions["label"]).abs()
+    wrong = (predictions["score"] >= 0.5) != predictions["label"]
+    distance = (predictions["score"] - 0.5).abs()
+    mistakes = predictions.loc[error[wrong].nlargest(images).index].assign(kind="mistake")
+    uncertain = predictions.loc[distance.nsmallest(images).index].assign(kind="uncertain")
+    return pd.concat([mistakes, uncertain])[["kind", "path", "label", "score"]]
+
+
+def update_metrics_file(model: TrainedModel, folder: Path, name: str, entry: dict) -> None:
+    """Put an entry into `folder`/metrics.json, beside what is there."""
+    content = read_metrics_file(folder) | {
+        "classes": CLASSES,
+        "positive_class": CLASSES[1],
+        "threshold": 0.5,
+        "validation_threshold": model.description.threshold,
+        name: entry,
+    }
+    write_json(folder / "metrics.json", _without_nan(content))
+
+
+def _without_nan(value: object) -> object:
+    """Return the value with null where a number is not defined: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,140 @@
+"""How models perform on degraded images."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+
+from dfd_utils.data import transforms
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.data.loader import data_loader
+from dfd_utils.evaluation.evaluate import update_metrics_file
+from dfd_utils.models.detector import fuse_batchnorm
+from dfd_utils.models.scoring import apply_temperature, logit_margins
+from dfd_utils.models.trained import TrainedModel, read_metrics_file
+from dfd_utils.runtime.accelerator import make_accelerator
+from dfd_utils.runtime.files import content_hash, write_atomic
+from dfd_utils.stats.paired_tests import delong_interval
+
+SEVERITIES = (1, 3, 5)
+BATCH = 8  # images, each of which comes in all its degraded versions
+COLUMNS = ("path", "label", "degradation", "severity", "score")
+
+
+def degradation_grid(severities: tuple = SEVERITIES) -> list[tuple[str, int]]:
+    """Return (degradation, severity) of every version of an image; the first is ("none", 0)."""
+    named = [(name, s) for name in transforms.DEGRADATIONS for s in severities]
+    return [("none", 0), *named]
+
+
+def degraded_predictions(
+    models: list[TrainedModel],
+    data: DataFolder,
+    split: str = "Validation",
+    severities: tuple = SEVERITIES,
+    images: int = 200,
+) -> list[pd.DataFrame]:
+    """Return each model's scores of degraded images: `path,label,degradation,severity,score`.
+
+    Every n-th image of the split, `images` in all, is degraded in the same way for every model. The
+    scores are kept as degraded_<split>.csv in `model.results_folder(data)` and not computed again
+    for the same model, images and arguments.
+    """
+    request = f", {images} images, severities {severities}"
+    tables = [_read(model, data, split, request) for model in models]
+    by_size = {}  # images are degraded once for all models of one image size
+    for index, model in enumerate(models):
+        if tables[index] is None:
+            by_size.setdefault(model.description.image_size, []).append(index)
+    for size, indices in by_size.items():
+        group = [models[index] for index in indices]
+        scored = _score(group, size, data, split, severities, images)
+        for index, table in zip(indices, scored, strict=True):
+            tables[index] = table
+            _write(models[index], data, split, request, table)
+    return tables
+
+
+def _read(model: TrainedModel, data: DataFolder, split: str, request: str) -> pd.DataFrame | None:
+    path = model.results_folder(data) / f"degraded_{split}.csv"
+    entry = read_metrics_file(path.parent).get(path.stem, {})
+    if entry.get("scored") != model.results_key(data, split) + request or not path.is_file():
+        return None
+    if content_hash(path.read_bytes()) != entry["predictions"]:
+        return None
+    return pd.read_csv(path, converters={"score": float})  # exact to the last bit
+
+
+def _write(
+    model: TrainedModel, data: DataFolder, split: str, request: str, table: pd.DataFrame
+) -> None:
+    path, content = model.results_folder(data) / f"degraded_{split}.csv", table.to_csv(index=False)
+    write_atomic(path, content)
+    entry = {"scored": model.results_key(data, split) + request}
+    entry["predictions"] = content_hash(content)
+    update_metrics_file(model, path.parent, path.stem, entry)
+
+
+@torch.inference_mode()
+def _score(
+    models: list[TrainedModel],
+    size: int,
+    data: DataFolder,
+    split: str,
+    severities: tuple,
+    images: int,
+) -> list[pd.DataFrame]:
+    versions = degradation_grid(severities)
+    transform = partial(_every_version, versions, transforms.eval_transform(size))
+    dataset = data.split(split, transform, seed=0).subsample(images)
+    networks = []
+    for model in models:
+        accelerator = make_accelerator(model.description.precision)
+        # A prepared model keeps its own precision; accelerate's state is that of the last one.
+        network = accelerator.prepare(fuse_batchnorm(model.load()))
+        networks.append((network, accelerator.device))
+    margins = [[] for _ in models]
+    for batch, _ in data_loader(dataset, BATCH):
+        for (network, device), parts in zip(networks, margins, strict=True):
+            logits = network(batch.flatten(0, 1).to(device)).float().cpu()
+            parts.append(logit_margins(logits.numpy()))
+    rows = [
+        (path, label, *version)
+        for path, label in zip(dataset.names, dataset.labels.tolist(), strict=True)
+        for version in versions
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    return [
+        table.assign(score=apply_temperature(np.concatenate(parts), model.description.temperature))
+        for model, parts in zip(models, margins, strict=True)
+    ]
+
+
+def _every_version(
+    versions: list[tuple[str, int]], resize: Callable, image: torch.Tensor
+) -> torch.Tensor:
+    """Return every version of an image, uint8 `[V, 3, S, S]`."""
+    return torch.stack([
+        resize(transforms.degrade(image, name, severity) if severity else image)
+        for name, severity in versions
+    ])  # fmt: skip
+
+
+def degradation_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return AUC and accuracy at 0.5 with 95 % intervals, a row per degradation and severity.
+
+    Columns: degradation, severity, images, auc, auc_low, auc_high (DeLong), accuracy,
+    accuracy_low, accuracy_high (Wilson 1927); all in 0..1.
+    """
+    rows = []
+    for version, part in predictions.groupby(["degradation", "severity"], sort=False):
+        label, score = part["label"], part["score"]
+        right = int(((score >= 0.5) == label).sum())
+        interval = binomtest(right, len(part)).proportion_ci(0.95, "wilson")
+        accuracy = right / len(part), interval.low, interval.high
+        rows.append((*version, len(part), *delong_interval(label, score), *accuracy))
+    ends = ["auc", "auc_low", "auc_high", "accuracy", "accuracy_low", "accuracy_high"]
+    return pd.DataFrame(rows, columns=["degradation", "severity", "images", *ends])

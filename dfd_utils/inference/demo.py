@@ -1,0 +1,186 @@
+"""A local page that classifies an image (requires gradio), and the button in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import signal
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from dfd_utils.config import UserError
+from dfd_utils.data.dataset import read_image
+from dfd_utils.data.image_io import IMAGE_SUFFIXES
+from dfd_utils.data.transforms import eval_transform
+from dfd_utils.inference.predict import iter_predictions, predict
+from dfd_utils.models import gradcam
+from dfd_utils.models.trained import TrainedModel, choose_model, find_models, models_by_title
+
+if TYPE_CHECKING:
+    import gradio
+
+MAX_UPLOAD = "20mb"
+CAVEAT = (
+    "A score is the opinion of a model about images like those it was trained on: crops of single "
+    "faces. It proves nothing about a person's photograph, real or fake. The heat map shows which "
+    "regions raise the score, whatever the answer, not where an image was changed."
+)
+# Nothing is fetched from, or sent to, anywhere but this computer.
+_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+_STYLE = """
+.dfd { display: flex; flex-wrap: wrap; gap: 16px; }
+.dfd figure { flex: 1 1 240px; max-width: 360px; margin: 0; padding: 12px; border-radius: 8px;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
+.dfd img { width: 100%; max-height: 340px; object-fit: contain; border-radius: 4px; }
+.dfd h3 { margin: 0 0 8px 0; } .dfd p { margin: 8px 0 0 0; } .caveat { margin-top: 16px; }
+.file-preview .download { visibility: hidden; }
+.dfd .verdict { font-size: 1.5em; font-weight: 600; }
+.dfd .warning { color: var(--body-text-color); border-left: 4px solid #d98e04; padding-left: 8px; }
+"""
+
+
+def load_run(run: Path | None = None) -> list[TrainedModel]:
+    """Return every model of a run (None: of the newest one), loaded.
+
+    Raises:
+        UserError: no model there.
+    """
+    models = find_models(run or choose_model().folder.parent)
+    for model in models:
+        model.load()
+    return models
+
+
+def render_result(path: str | Path, models: list[TrainedModel]) -> str:
+    """Return HTML with an image and, side by side, each model's answer and heat map.
+
+    An image that cannot be read gives the reason instead.
+    """
+    try:
+        image = read_image(path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        return f"<p><strong>Not classified:</strong> {html.escape(reason)}.</p>"
+    figures = [f"<figure><h3>Your image</h3>{_embed(gradcam.thumbnail(image))}</figure>"]
+    for title, model in models_by_title(models).items():
+        (row,) = iter_predictions([str(path)], model)
+        resized = eval_transform(model.description.image_size)(image)
+        (heat,) = gradcam.heat_maps(model, resized[None])
+        figures.append(_figure(title, row, _embed(gradcam.overlay(image, heat))))
+    return f'<div class="dfd">{"".join(figures)}</div><p class="caveat">{CAVEAT}</p>'
+
+
+def _figure(title: str, row: dict, image: str) -> str:
+    warning = f'<p class="warning">{html.escape(row["warning"])}</p>' if row["warning"] else ""
+    return (
+        f"<figure><h3>{html.escape(title)}</h3>{image}"
+        f'<p class="verdict">{row["label"]}</p>'
+        f"<p>probability of Fake {row['score']:.2f}<br>"
+        f"called Fake from {row['threshold']:.2f} on</p>{warning}</figure>"
+    )
+
+
+def _embed(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return f'<img src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+
+
+def build_app(models: list[TrainedModel]) -> gradio.Blocks:
+    """Return the page; an uploaded file is deleted once it is classified.
+
+    Raises:
+        UserError: gradio is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError("dfd demo requires gradio: pip install 'dfd-utils[demo]'") from error
+
+    def answer(path: str) -> str:
+        try:
+            return render_result(path, models)
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    # A file that was uploaded and never classified is deleted within two minutes.
+    with gradio.Blocks(
+        title="Deep Fake Image Detector", analytics_enabled=False, delete_cache=(60, 60)
+    ) as app:
+        gradio.Markdown(
+            "# Deep Fake Image Detector\nDrop an image of one face. It stays on this computer "
+            "and is deleted once it is classified."
+        )
+        file = gradio.File(label="Image", file_types=list(IMAGE_SUFFIXES), height=140)
+        result = gradio.HTML()
+        file.upload(answer, file, result, api_visibility="private", concurrency_limit=1)
+        file.clear(lambda: "", None, result, api_visibility="private")
+    return app
+
+
+def serve(run: Path | None = None, port: int | None = None) -> None:
+    """Serve the page on 127.0.0.1 until interrupted; no upload is left behind.
+
+    Args:
+        run: see `load_run`.
+        port: None: the first free one from 7860 on.
+
+    Raises:
+        UserError: no model there, gradio is not installed, or the port is taken.
+    """
+    models = load_run(run)
+    with ExitStack() as stack:
+        # SIGTERM is an interrupt: the server closes and its files are deleted.
+        handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, handler)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dfd-demo-"))
+        stack.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
+        app = build_app(models)
+        policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        try:
+            app.launch(
+                server_name="127.0.0.1", server_port=port, share=False, ssr_mode=False,
+                max_file_size=MAX_UPLOAD, run_history=False, footer_links=[], css=_STYLE,
+                head=policy, theme=_theme(), pwa=False, mcp_server=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"port {port}: taken or not allowed; choose another --port") from error
+
+
+def _theme():
+    import gradio
+
+    return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+
+
+def upload_button(model: str | Path | None = None):
+    """Return an ipywidgets box: a button that takes images, and the table of predictions.
+
+    The images are deleted once they are classified.
+    """
+    import ipywidgets
+
+    button = ipywidgets.FileUpload(accept=",".join(IMAGE_SUFFIXES), multiple=True)
+    answers = ipywidgets.Output()
+
+    def answer(change: dict) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            names = [upload["name"] for upload in change["new"]]
+            files = [Path(folder) / f"{i}{Path(name).suffix}" for i, name in enumerate(names)]
+            for file, upload in zip(files, change["new"], strict=True):
+                file.write_bytes(upload["content"])
+            table = predict(files, model).assign(path=names)
+        answers.clear_output()
+        answers.append_display_data(table)
+
+    button.observe(answer, names="value")
+    return ipywidgets.VBox([button, answers])

@@ -1,0 +1,168 @@
+"""Predictions as text, JSON lines or CSV, written row by row; an interrupted file is continued."""
+
+import csv
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO
+
+from dfd_utils.config import UserError
+from dfd_utils.data.image_io import expand_paths
+from dfd_utils.inference.predict import COLUMNS, iter_predictions
+from dfd_utils.models.trained import TrainedModel, choose_model
+from dfd_utils.runtime.distributed import process_state, run_on_main
+from dfd_utils.runtime.files import content_hash, read_json, write_json
+
+
+def write_predictions(
+    paths: Iterable[str],
+    model: Path | None = None,
+    form: str = "text",
+    output: Path | None = None,
+    resume: bool = False,
+    explanations: Path | None = None,
+    find_faces: bool | None = None,
+) -> int:
+    """Classify images as Real or Fake, a row per input in order; return how many failed.
+
+    The model, and the number of files in folders that are no images, are named on standard error.
+    In several processes one of them writes.
+
+    Args:
+        paths: files, folders and patterns; "-" refers to those on standard input, one per line.
+        model: see `trained.choose_model`.
+        form: "text" (a line per input), "json" (an object per line) or "csv".
+        output: a file that receives each row as soon as it is known; None: standard output.
+        resume: continue after the last row of `output`.
+        explanations: a folder for the heat maps, see `iter_predictions`.
+        find_faces: see `iter_predictions`.
+
+    Raises:
+        UserError: no such model, or an `output` that cannot be written or continued.
+    """
+    state = process_state()
+    model = choose_model(model)
+    # In one process: standard input can be read once.
+    files, skipped = run_on_main(_list_files, paths)
+    file = run_on_main(_OutputFile, output, form, resume, model, files) if output else None
+    start, failed = run_on_main(file.count_rows) if file else (0, 0)
+    if state.is_main_process:
+        print(_describe(model), file=sys.stderr)
+        if skipped:
+            print(skipped, file=sys.stderr)
+    rows = iter_predictions(files, model, start, explanations, True, find_faces)
+    with file.open() if state.is_main_process and file else nullcontext(sys.stdout) as stream:
+        if state.is_main_process and form == "csv" and start == 0:
+            stream.write(_HEADER)
+        for row in rows:
+            failed += row["error"] is not None
+            if state.is_main_process:
+                stream.write(format_row(row, form))
+                stream.flush()
+    # One process alone reports failures, and after all rows are written: torchrun ends the others.
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    return failed if state.is_main_process else 0
+
+
+def _list_files(paths: Iterable[str]) -> tuple[list[str], str]:
+    """Return the files to classify, and a line about those in folders that are no images."""
+    skipped = Counter()
+    files = list(expand_paths(_read_stdin(paths), skipped))
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+    return files, f"skipped {skipped.total()} files that are no images: {counts}" if counts else ""
+
+
+def _read_stdin(paths: Iterable[str]) -> Iterable[str]:
+    for path in map(str, paths):
+        if path == "-":
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        else:
+            yield path
+
+
+def _describe(model: TrainedModel) -> str:
+    described = model.description
+    fitted = "" if model.is_calibrated else ", not calibrated"
+    return (
+        f"model: {model.folder if model.is_calibrated else model.weights_file} ({model.title} at "
+        f"{described.image_size} px; 0 = Real, 1 = Fake; "
+        f"Fake from {described.threshold:.3f} on{fitted})"
+    )
+
+
+def format_row(row: dict, form: str) -> str:
+    """Return a row of predictions as a line of "text", "json" or "csv"."""
+    if form == "json":
+        return json.dumps(row, allow_nan=False) + "\n"
+    if form == "csv":
+        return _csv_line(row[column] for column in COLUMNS)
+    if row["error"]:
+        return f"{row['path']}: {row['error']}\n"
+    warning = f" [warning: {row['warning']}]" if row["warning"] else ""
+    return f"{row['path']}: {row['label']} (probability of Fake {row['score']:.3f}){warning}\n"
+
+
+def _csv_line(values: Iterable) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+_HEADER = _csv_line(COLUMNS)
+
+
+class _OutputFile:
+    """A file of predictions that may already contain the first of them.
+
+    Beside it `<name>.resume.json` says which model, inputs and format its rows are of.
+    """
+
+    def __init__(self, path: Path, form: str, resume: bool, model: TrainedModel, files: list[str]):
+        self.path, self.form = path, form
+        request = {"model": model.fingerprint, "inputs": content_hash(*files), "format": form}
+        record = path.with_name(f"{path.name}.resume.json")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file; choose another --output")
+        if path.exists() and not resume:
+            raise UserError(f"{path}: exists; --resume continues it, or remove it")
+        if resume and form == "text":
+            raise UserError("--resume requires --format json or csv, whose rows it can read")
+        if path.exists() and path.stat().st_size:
+            before = read_json(record, request, f"without it {path.name} cannot be continued")
+            changed = [name for name in request if before[name] != request[name]]
+            if changed:
+                raise UserError(
+                    f"{path}: was written with another {' and '.join(changed)}; repeat the command "
+                    "that wrote it, or choose another --output"
+                )
+        write_json(record, request)
+
+    def open(self) -> IO[str]:
+        try:
+            # A file name need not be valid UTF-8: its bytes are written as they are.
+            return open(self.path, "a", encoding="utf-8", errors="surrogateescape", newline="")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def count_rows(self) -> tuple[int, int]:
+        """Return the number of complete rows and of errors among them; cut off what follows."""
+        if not self.path.exists():
+            return 0, 0
+        text = self.path.read_bytes().decode(errors="surrogateescape")
+        text = text[: text.rfind("\n") + 1]
+        if self.form == "json":
+            errors = [json.loads(line)["error"] for line in text.splitlines()]
+        else:
+            while text.count('"') % 2:  # a name may contain a line break, in quotes
+                text = text[: text.rfind("\n", 0, -1) + 1]
+            errors = [row["error"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+        if not errors:
+            text = ""  # a header without rows is written again
+        with open(self.path, "rb+") as file:
+            file.truncate(len(text.encode(errors="surrogateescape")))
+        return len(errors), sum(bool(error) for error in errors)

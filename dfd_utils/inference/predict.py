@@ -1,0 +1,192 @@
+"""A user's images in, labels and probabilities out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dfd_utils.config import CLASSES, UserError
+from dfd_utils.data.dataset import read_image
+from dfd_utils.data.image_io import expand_paths
+from dfd_utils.data.loader import data_loader, inference_batch_size
+from dfd_utils.data.transforms import eval_transform
+from dfd_utils.inference.face_check import has_face
+from dfd_utils.models.detector import fuse_batchnorm
+from dfd_utils.models.gradcam import heat_maps, save_overlay
+from dfd_utils.models.scoring import apply_temperature, logit_margins
+from dfd_utils.models.trained import TrainedModel, choose_model
+from dfd_utils.runtime.accelerator import make_accelerator
+
+COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
+MIN_FILES_FOR_WORKERS = 65  # worker processes are not worth their start for fewer
+FACE_CHECK_LIMIT = 1000  # no check for more images by default: it takes longer than scoring
+MAX_MAP_NAME = 40  # characters of an image's name in that of its heat map
+MIN_SIDE_RATIO = 0.5  # of the model's image size: a warning for images whose shorter side is less
+
+
+class UntrustedImages(Dataset):
+    """Images of unknown origin; one that cannot be read comes as a black image with its error.
+
+    An item: uint8 `[3, S, S]`, its index, error, warning ("" where there is none). A batch's items
+    are read by `threads`, if there are any.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        image_size: int,
+        find_faces: bool = True,
+        threads: ThreadPoolExecutor | None = None,
+    ):
+        self.files, self.image_size, self.find_faces = files, image_size, find_faces
+        self.transform = eval_transform(image_size)
+        self.threads = threads
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str, str]:
+        file, size = self.files[index], self.image_size
+        try:
+            image = read_image(file)
+        except UserError as error:
+            black = torch.zeros(3, size, size, dtype=torch.uint8)
+            return black, index, str(error).removeprefix(f"{file}: "), ""
+        resized = self.transform(image)
+        return resized, index, "", "; ".join(self._warnings(image, resized))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
+        if self.threads is None:
+            return self._read(indices)
+        shares = np.array_split(indices, torch.get_num_threads())
+        return [item for items in self.threads.map(self._read, shares) for item in items]
+
+    def _read(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
+        return [self[int(index)] for index in indices]
+
+    def _warnings(self, image: Tensor, resized: Tensor) -> Iterator[str]:
+        height, width = image.shape[1:]
+        if min(height, width) < MIN_SIDE_RATIO * self.image_size:
+            yield f"tiny: {width} x {height} pixels, the model's input has {self.image_size}"
+        if self.find_faces and not has_face(resized):
+            yield "no face found: the score may mean nothing"
+
+
+def predict(
+    paths: Iterable[str | Path] | str | Path, model: str | Path | None = None
+) -> pd.DataFrame:
+    """Classify images as Real or Fake; return a row per input, in the order given.
+
+    Columns: path; label ("Real" or "Fake"); score (calibrated probability of Fake, 0 to 1);
+    threshold (Fake from this score on, chosen on Validation); error (None, or why there is no
+    label); warning (None, or why the score is less reliable).
+
+    Args:
+        paths: files, folders and patterns, see `expand_paths`.
+        model: see `choose_model`.
+
+    Raises:
+        UserError: no such model.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    rows = iter_predictions(list(expand_paths(paths)), choose_model(model))
+    return pd.DataFrame(list(rows), columns=COLUMNS, dtype=object)
+
+
+def iter_predictions(
+    files: Sequence[str],
+    model: TrainedModel,
+    start: int = 0,
+    explanations: Path | None = None,
+    progress: bool = False,
+    find_faces: bool | None = None,
+) -> Iterator[dict]:
+    """Yield a row (`COLUMNS`) for each of `files` from index `start` on, in order.
+
+    Memory does not grow with their number. In several processes each scores a share, and every
+    one yields all rows.
+
+    Args:
+        files: image files.
+        model: the model.
+        start: how many of `files` to skip.
+        explanations: a folder; receives `<number>_<name>.png`, the heat map of each image.
+        progress: show a bar on standard error, if that is a terminal.
+        find_faces: warn where no face is found; None: for at most `FACE_CHECK_LIMIT` files.
+    """
+    if start == len(files):
+        return
+    if find_faces is None:
+        find_faces = len(files) <= FACE_CHECK_LIMIT
+    described, network = model.description, model.load()
+    accelerator = make_accelerator(described.precision)
+    on_gpu = accelerator.device.type == "cuda"
+    threads = None if on_gpu else _reading_threads()
+    dataset = UntrustedImages(files[start:], described.image_size, find_faces, threads)
+    parallel = on_gpu and len(dataset) >= MIN_FILES_FOR_WORKERS
+    workers = min(8, torch.get_num_threads()) if parallel else 0
+    batch_size = inference_batch_size(accelerator.device, described.image_size)
+    loader = accelerator.prepare_data_loader(data_loader(dataset, batch_size, num_workers=workers))
+    scorer = fuse_batchnorm(network.to(accelerator.device))
+    bar = tqdm(
+        total=len(files), initial=start, unit="img", desc="Predicting",
+        disable=None if progress and accelerator.is_main_process else True,
+    )  # fmt: skip
+    with bar, threads or nullcontext():
+        for images, indices, errors, warnings in loader:
+            with torch.inference_mode(), accelerator.autocast():
+                logits = scorer(images).float().cpu().numpy()
+            scores = apply_temperature(logit_margins(logits), described.temperature).tolist()
+            numbers = [start + int(index) for index in indices]
+            rows = [
+                _row(files[number], *result, described.threshold)
+                for number, *result in zip(numbers, scores, errors, warnings, strict=True)
+            ]
+            own_rows = rows
+            if accelerator.num_processes > 1:
+                rows = accelerator.gather_for_metrics(rows, use_gather_object=True)
+            yield from rows
+            bar.update(len(rows))
+            if explanations:  # last: the scores are known, whatever happens to a heat map
+                _explain(model, images, numbers, own_rows, explanations)
+
+
+def _explain(
+    model: TrainedModel, images: Tensor, numbers: list[int], rows: list[dict], folder: Path
+) -> None:
+    maps = heat_maps(model, images)
+    for number, row, heat in zip(numbers, rows, maps, strict=True):
+        if row["error"] is None:
+            name = Path(row["path"]).stem[:MAX_MAP_NAME]
+            out = folder / f"{number + 1:06}_{name}.png"
+            save_overlay(read_image(row["path"]), heat, out)
+
+
+def _reading_threads() -> ThreadPoolExecutor:
+    """Return as many threads as torch computes with, each of which computes with one.
+
+    They read a batch while the network waits. Worker processes that read beside the network took
+    more time from it than they saved: all its threads wait for one that is held up.
+    """
+    number = torch.get_num_threads()
+    threads = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
+    all_started = Barrier(number)
+    list(threads.map(lambda _: all_started.wait(), range(number)))
+    torch.set_num_threads(number)  # for threads that others start: each call sets that, too
+    return threads
+
+
+def _row(path: str, score: float, error: str, warning: str, threshold: float) -> dict:
+    if error:
+        result = (None, None, threshold, error, None)
+    else:
+        result = (CLASSES[int(score >= threshold)], score, threshold, None, warning or None)
+    return dict(zip(COLUMNS, (path, *result), strict=True))

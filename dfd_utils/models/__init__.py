@@ -1,0 +1,1 @@
+"""Build, store, load, score and explain one model."""

@@ -1,0 +1,82 @@
+"""`ModelDescription`: what `model.json` says, all that is needed to use the weights beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dfd_utils.config import CLASSES, UserError
+from dfd_utils.data.transforms import MEAN, STD
+from dfd_utils.models.registry import MODELS
+from dfd_utils.models.weights import read_weights
+from dfd_utils.runtime.files import read_json, write_json
+
+# What is the same for all models; a model.json that says otherwise is refused.
+_COMMON = {
+    "mean": list(MEAN),
+    "std": list(STD),
+    "classes": list(CLASSES),
+    "positive_class": CLASSES[1],
+}
+_REMEDY = "train the model again"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """How the weights beside it are used; the defaults are those of the course project's files."""
+
+    architecture: str  # a key of MODELS
+    image_size: int = 224  # pixels, square
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    temperature: float = 1.0  # logits are divided by it
+    threshold: float = 0.5  # an image is called Fake from this score on; chosen on Validation
+    epoch: int | None = None  # whose weights these are
+    epochs: int | None = None  # of the training
+    flip_at_test: bool = False  # see Detector
+    instance_norm: bool = False  # see Detector
+
+    def write(self, path: Path) -> None:
+        """Write `model.json`."""
+        write_json(path, {**dataclasses.asdict(self), **_COMMON})
+
+    @classmethod
+    def read(cls, path: Path) -> ModelDescription:
+        """Read `model.json`.
+
+        Raises:
+            UserError: it is missing or damaged, or it describes a model of another kind.
+        """
+        content = read_json(
+            path, ("architecture", "image_size", "temperature", "threshold"), _REMEDY
+        )
+        for key, expected in _COMMON.items():
+            if content.get(key, expected) != expected:
+                raise UserError(f"{path}: {key} is {content[key]}, not {expected}; {_REMEDY}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        description = cls(**{key: value for key, value in content.items() if key in known})
+        numbers = (description.image_size, description.temperature, description.threshold)
+        if description.architecture not in MODELS or not all(
+            isinstance(number, int | float) for number in numbers
+        ):
+            raise UserError(f"{path}: damaged; {_REMEDY}")
+        return description
+
+
+def recognize_weights(path: Path) -> ModelDescription:
+    """Describe a file of weights alone by their names and shapes; the classes are taken as ours.
+
+    Raises:
+        UserError: no file of weights, or of no known architecture with two outputs.
+    """
+    shapes = {key: value.shape for key, value in read_weights(path).items()}
+    for name, entry in MODELS.items():
+        with torch.device("meta"):
+            expected = entry.builder(num_classes=len(CLASSES)).state_dict()
+        if shapes == {f"backbone.{key}": value.shape for key, value in expected.items()}:
+            return ModelDescription(name)
+    raise UserError(
+        f"{path}: the weights of no known model with {len(CLASSES)} outputs ({', '.join(MODELS)})"
+    )

@@ -1,0 +1,100 @@
+"""The architectures that can be trained, and how a model is created."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torchvision.models as tv
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from dfd_utils.config import CLASSES, UserError
+from dfd_utils.models.detector import Detector
+from dfd_utils.models.weights import load_weights
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A torchvision classifier: how to build it, where its head and its last features are."""
+
+    title: str
+    builder: Callable[..., nn.Module]
+    imagenet: tv.WeightsEnum
+    head: str
+    layers_by_stride: dict[int, str]  # the last layer of each resolution, for Grad-CAM
+
+
+MODELS = {
+    "resnet50": Architecture(
+        "ResNet50",
+        tv.resnet50,
+        tv.ResNet50_Weights.IMAGENET1K_V2,
+        "fc",
+        {8: "layer2", 16: "layer3", 32: "layer4"},
+    ),
+    "efficientnet_b0": Architecture(
+        "EfficientNet-B0",
+        tv.efficientnet_b0,
+        tv.EfficientNet_B0_Weights.IMAGENET1K_V1,
+        "classifier.1",
+        {8: "features.3", 16: "features.5", 32: "features.8"},
+    ),
+}
+
+
+def get_architecture(name: str) -> Architecture:
+    """Return the registry's entry.
+
+    Raises:
+        UserError: the name is not in the registry.
+    """
+    if name not in MODELS:
+        raise UserError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def available_weights(name: str, weights: str, log: Callable[[str], None] = print) -> str:
+    """Return `weights`, or "none" if they are "imagenet" and cannot be downloaded.
+
+    The weights are then in torch's cache. `log` is called with a line that gives the reason.
+    """
+    entry = get_architecture(name)
+    if weights == "imagenet":
+        try:
+            entry.imagenet.get_state_dict(check_hash=True)
+        except (OSError, RuntimeError) as error:
+            log(
+                f"ImageNet weights of {entry.title} cannot be downloaded ({error}): "
+                "training from scratch"
+            )
+            return "none"
+    return weights
+
+
+def create_model(name: str, weights: str = "none") -> Detector:
+    """Build the model `name` with two outputs.
+
+    Args:
+        name: a key of `MODELS`.
+        weights: "none" (from scratch), "imagenet" (torchvision's, downloaded; see
+            `available_weights`), or a .safetensors or .pth file.
+
+    Raises:
+        UserError: unknown model, or a file of weights that does not fit it.
+    """
+    entry = get_architecture(name)
+    backbone = entry.builder(weights=entry.imagenet if weights == "imagenet" else None)
+    # Training from scratch takes few steps: random depth and dropout only slow it down, and
+    # torchvision's wide initialisation of a two-class EfficientNet head starts at a loss of 2.7.
+    for module in backbone.modules():
+        if isinstance(module, nn.Dropout | StochasticDepth):
+            module.p = 0.0
+    parent, _, leaf = entry.head.rpartition(".")
+    head = nn.Linear(backbone.get_submodule(entry.head).in_features, len(CLASSES))
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    setattr(backbone.get_submodule(parent), leaf, head)
+    model = Detector(backbone)
+    if weights not in ("none", "imagenet"):
+        load_weights(model, Path(weights), name)
+    return model

@@ -1,0 +1,1 @@
+"""Figures, tables and sentences for the notebooks, and the report that is made of them."""

@@ -1,0 +1,138 @@
+"""Figures made of images: galleries, and heat maps over images."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dfd_utils.config import CLASSES
+from dfd_utils.data.image_io import read_pixels
+from dfd_utils.reporting.style import WIDTH
+
+
+def _image_grid(rows: int, columns: int, below: tuple = (0.0,), above: float = 0.0, apart: int = 0):
+    """Return square axes that touch, with 0.3 inches for names at their left.
+
+    In inches, `below` is the space under the rows in turn and `above` that over all of them; a gap
+    follows after `apart` columns.
+    """
+    gap = 0.12 if apart else 0.0
+    side = (WIDTH - 0.3 - gap) / columns
+    heights = [side + below[row % len(below)] for row in range(rows)]
+    height = above + sum(heights)
+    # Laid out by hand: constrained layout would separate the images.
+    figure = Figure(figsize=(WIDTH, height), layout="none")
+    axes = np.empty((rows, columns), object)
+    for row, column in np.ndindex(rows, columns):
+        bottom = height - above - sum(heights[:row]) - side
+        left = 0.3 + column * side + gap * (column >= apart)
+        box = left / WIDTH, bottom / height, side / WIDTH, side / height
+        axes[row, column] = figure.add_axes(box)
+        axes[row, column].axis("off")
+    return figure, axes
+
+
+def _show(axis: Axes, path: Path) -> None:
+    # A border of the page's colour keeps neighbours apart.
+    axis.imshow(Image.fromarray(read_pixels(path)).resize((160, 160)))
+    axis.set(xlim=(-3, 163), ylim=(163, -3))
+
+
+def _show_heat(axis: Axes, heat: np.ndarray) -> None:
+    axis.imshow(heat, cmap="inferno", alpha=0.6, extent=(0, 160, 160, 0))
+    axis.set(xlim=(-3, 163), ylim=(163, -3))
+
+
+def _name_row(axis: Axes, title: str) -> None:
+    label = {"rotation": 90, "ha": "right", "va": "center", "fontweight": "bold", "fontsize": 8}
+    axis.text(-10, 80, title.replace("EfficientNet", "EffNet"), **label)
+
+
+def gallery(rows: dict[str, list[Path]], captions: list[str] | None = None) -> Figure:
+    """Draw a row of images for each entry, named at its left; captions go below, row by row."""
+    columns = max(len(paths) for paths in rows.values())
+    figure, axes = _image_grid(len(rows), columns, (0.17 if captions else 0.0,))
+    texts = iter(captions or [])
+    for row, (title, paths) in enumerate(rows.items()):
+        for column, path in enumerate(paths):
+            _show(axes[row, column], path)
+            if captions:
+                axes[row, column].text(80, 166, next(texts), ha="center", va="top", fontsize=7)
+        if paths:
+            _name_row(axes[row, 0], title)
+    return figure
+
+
+def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure:
+    """Draw the worst pairs of an audit's duplicates.csv, one image above its copy.
+
+    Pairs with two labels come first, then those in two splits, then those that are least alike; one
+    pair per image is drawn.
+    """
+    order = ["across_labels", "across_splits", "difference"]
+    worst = pairs.sort_values(order, ascending=False, kind="stable")
+    worst = worst.drop_duplicates("cluster").head(most)
+    if worst.empty:
+        figure = Figure(figsize=(WIDTH, 0.5))
+        figure.add_axes((0, 0, 1, 1)).axis("off")  # a notebook shows no figure without axes
+        figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
+        return figure
+    figure, axes = _image_grid(2, max(len(worst), 4), (0.32,))
+    for column, pair in enumerate(worst.itertuples()):
+        for row, path in enumerate((pair.path_a, pair.path_b)):
+            _show(axes[row, column], folder / path)
+            split, name, *_, file = path.split("/")
+            text = f"{split} {name}\n{file if len(file) < 20 else '…' + file[-18:]}"
+            axes[row, column].text(80, 166, text, ha="center", va="top", fontsize=6)
+    _name_row(axes[0, 0], "image")
+    _name_row(axes[1, 0], "copy")
+    return figure
+
+
+def heat_maps(paths: list[Path], maps: dict[str, np.ndarray], masks: list[Path] | None) -> Figure:
+    """Draw images in the first row, below each model's heat maps `[N, S, S]`, the mask outlined."""
+    figure, axes = _image_grid(1 + len(maps), len(paths))
+    for column, path in enumerate(paths):
+        for row, title in enumerate(["image", *maps]):
+            axis = axes[row, column]
+            _show(axis, path)
+            if row:
+                _show_heat(axis, maps[title][column])
+            if masks:
+                mask = np.asarray(Image.open(masks[column]).resize((160, 160)))
+                axis.contour(mask, [128], colors="white", linewidths=0.9)
+            if column == 0:
+                _name_row(axis, title)
+    return figure
+
+
+def error_gallery(
+    chosen: dict[str, pd.DataFrame], maps: dict[str, np.ndarray], data: Path, images: int
+) -> Figure:
+    """Draw each model's most confident mistakes and most uncertain images, heat maps below.
+
+    Args:
+        chosen: by model title, the result of `select_error_examples`: kind, path, label, score.
+        maps: by model title, heat maps `[N, S, S]` of those images.
+        data: the data set's folder.
+        images: columns for each of the two kinds.
+    """
+    kinds = {"mistake": "most confident mistakes", "uncertain": "most uncertain"}
+    figure, axes = _image_grid(2 * len(chosen), 2 * images, (0.17, 0.08), 0.22, images)
+    for column, heading in zip((0, images), kinds.values(), strict=True):
+        axes[0, column].text(0, -12, heading, fontweight="bold", fontsize=9, va="bottom")
+    for index, (title, table) in enumerate(chosen.items()):
+        for start, kind in zip((0, images), kinds, strict=True):
+            for column, row in enumerate(np.flatnonzero(table["kind"] == kind), start=start):
+                example = table.iloc[row]
+                upper, lower = axes[2 * index : 2 * index + 2, column]
+                for axis in (upper, lower):
+                    _show(axis, data / example["path"])
+                caption = f"{CLASSES[example['label']]}, {example['score']:.2f}"
+                upper.text(80, 166, caption, ha="center", va="top", fontsize=7)
+                _show_heat(lower, maps[title][row])
+        _name_row(axes[2 * index, 0], title)
+    return figure

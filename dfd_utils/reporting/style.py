@@ -1,0 +1,77 @@
+"""The one style of all figures, and how figures are saved."""
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from dfd_utils.config import FIGURES_DIR
+from dfd_utils.runtime.files import write_atomic
+
+WIDTH = 7.0  # inches: the text width of the report's A4 page
+# Okabe and Ito's palette, told apart by the colour-blind and in grey print.
+CLASS_COLOURS = {"Real": "#0072B2", "Fake": "#D55E00"}
+# Other colours than the classes', dark, light and between: told apart in grey, and by marker and
+# line too.
+MODEL_STYLES = {
+    "ResNet50": {"color": "#332288", "marker": "o", "linestyle": "-"},
+    "EfficientNet-B0": {"color": "#CC79A7", "marker": "s", "linestyle": (0, (5, 1))},
+    "Average of both": {"color": "#117733", "marker": "D", "linestyle": (0, (3, 1, 1, 1))},
+}
+OTHER_MODEL = {"color": "#555555", "marker": "^", "linestyle": "-"}
+REFERENCE = {"color": "#888888", "linestyle": ":", "linewidth": 1}  # chance, perfect calibration
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "dfd",  # the same figure gives the same bytes
+    "text.parse_math": False,  # file names may contain dollar signs
+}
+
+
+def use_style() -> None:
+    """Set the one style of all figures, and crisp SVG where a notebook shows them."""
+    mpl.rcParams.update(STYLE)
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})
+    except (ImportError, AttributeError):  # not in a notebook
+        pass
+
+
+def write_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure in the format of the path's suffix, whole or not at all."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    with mpl.rc_context({"svg.hashsalt": STYLE["svg.hashsalt"]}):
+        figure.savefig(buffer, format=path.suffix[1:], dpi=200, metadata=metadata)
+    return write_atomic(path, buffer.getvalue())
+
+
+def save_figure(figure: Figure, run: str, name: str) -> Figure:
+    """Write `figures/<run>/<name>.png` and `.svg`; return the figure, so that a cell shows it."""
+    for suffix in ("png", "svg"):
+        write_figure(figure, FIGURES_DIR / run / f"{name}.{suffix}")
+    return figure
+
+
+def model_style(title: str) -> dict:
+    """Return colour, marker and line style of a model, the same in every figure."""
+    return MODEL_STYLES.get(title, OTHER_MODEL)
+
+
+def axes_grid(columns: int = 1, rows: int = 1, height: float = 2.8, **options):
+    """Return a figure of the page's width and its axes, row by row; height in inches."""
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, axes.ravel()

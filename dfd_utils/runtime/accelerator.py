@@ -1,0 +1,28 @@
+"""The Accelerator: device, precision, and the loaders' seeded shuffle."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
+
+from dfd_utils.runtime.workers import configure_malloc
+
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
+    """Return an Accelerator for `precision` (fp32, bf16 or fp16), with a seeded shuffle.
+
+    A model trained in fp16 is used in fp32 where there is no GPU, and so is one trained in bf16 on
+    a GPU without bf16.
+    """
+    configure_malloc()
+    cuda = torch.cuda.is_available()
+    if precision == "fp16" and not cuda:
+        precision = "fp32"
+    if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported(False):
+        precision = "fp32"
+    # accelerate allows one precision per process; a notebook or a test may use several in turn
+    AcceleratorState._reset_state()
+    loader = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=seed)
+    return Accelerator(mixed_precision=MIXED_PRECISION[precision], dataloader_config=loader)

@@ -1,0 +1,73 @@
+"""Files that are written whole or not at all, JSON that is checked, hashes, durations as text."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from dfd_utils.config import UserError
+
+
+def write_atomic(path: Path, content: str | bytes) -> Path:
+    """Write a file under a temporary name and rename it, so that it is never seen half-written.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()  # of no use, and it may hold the disk's last bytes
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); "
+            "choose another place or set DFD_OUTPUT_DIR to a folder that you can write to"
+        ) from error
+    return path
+
+
+def read_json(path: Path, keys: Collection[str], remedy: str) -> dict:
+    """Return the object in a JSON file that has at least these keys.
+
+    Raises:
+        UserError: the file is missing or damaged; names it and the remedy.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and content.keys() >= set(keys):
+            return content
+        problem = "damaged"
+    except FileNotFoundError:
+        problem = "missing"
+    except (OSError, ValueError):
+        problem = "damaged"
+    raise UserError(f"{path}: {problem}; {remedy}")
+
+
+def write_json(path: Path, content: object) -> Path:
+    """Write strict JSON, indented; raises as `write_atomic`, and ValueError for NaN."""
+    return write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def content_hash(*parts: str | bytes) -> str:
+    """Return a hash (16 hex digits) of the parts, in which the boundaries between them count."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as text: "45 s", "3 min 20 s", "2 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

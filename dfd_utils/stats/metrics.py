@@ -1,0 +1,244 @@
+"""Metrics at a threshold, ranking and calibration metrics, operating points.
+
+Everywhere: labels are 0 = Real and 1 = Fake (the positive class), scores are the probability of
+Fake in 0..1, and an image is called Fake where its score >= threshold.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from sklearn import metrics as sk
+
+from dfd_utils.config import UserError
+
+BINS = 15  # of the calibration error, as in Guo et al. 2017
+ROC_METRICS = (
+    "eer",
+    "recall_at_1_percent_fpr",
+    "recall_at_5_percent_fpr",
+)  # read off the ROC curve
+
+
+def check_arrays(
+    labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels as int64 and scores as float64, both of shape (n,).
+
+    Raises:
+        UserError: no image, different lengths, a label other than 0 or 1, a score or the
+            threshold outside 0..1.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise UserError(f"labels {labels.shape} and scores {scores.shape} are not two equal lists")
+    if len(labels) == 0:
+        raise UserError("no images: a metric needs at least one label and score")
+    if len(bad := labels[~np.isin(labels, (0, 1))]):
+        raise UserError(f"a label is 0 (Real) or 1 (Fake), not {bad[0]}")
+    if len(bad := scores[~((scores >= 0) & (scores <= 1))]):  # NaN is neither
+        raise UserError(f"a score is a probability in 0..1, not {bad[0]}")
+    if not 0 <= threshold <= 1:
+        raise UserError(f"a threshold is a probability in 0..1, not {threshold}")
+    return labels.astype(np.int64), scores
+
+
+def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> np.ndarray:
+    """Return image counts, shape (2, 2): rows true Real, Fake; columns called Real, Fake."""
+    labels, scores = check_arrays(labels, scores, threshold)
+    return sk.confusion_matrix(labels, (scores >= threshold).astype(int), labels=[0, 1])
+
+
+def threshold_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> dict:
+    """Return the metrics that depend on the threshold, each in 0..1.
+
+    precision is 0 where no image is called Fake (scikit-learn's zero_division=0); recall, f1 and
+    fake_called_real are nan without a Fake image, real_called_fake is nan without a Real one, and
+    balanced_accuracy without either.
+    """
+    matrix = confusion(labels, scores, threshold).astype(np.float64)
+    return {name: float(value) for name, value in confusion_rates(*matrix.ravel()).items()}
+
+
+def confusion_rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) -> dict:
+    """Return threshold_metrics of confusion counts, each count a number or an array."""
+    real, fake = np.add(tn, fp), np.add(fn, tp)
+    with np.errstate(invalid="ignore"):
+        recall, false_positive_rate = np.divide(tp, fake), np.divide(fp, real)
+        f1 = np.where(fake > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1), np.nan)
+    return {
+        "accuracy": (tp + tn) / (real + fake),
+        "balanced_accuracy": (recall + 1 - false_positive_rate) / 2,
+        "precision": tp / np.maximum(tp + fp, 1),
+        "recall": recall,
+        "f1": f1,
+        "real_called_fake": false_positive_rate,
+        "fake_called_real": 1 - recall,
+    }
+
+
+def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
+    """Return the metrics that only depend on the order of the scores, each in 0..1.
+
+    auc: area under the ROC curve. average_precision: sum of precision times step in recall.
+    eer: the rate at which false-positive and false-negative rate meet, on the ROC curve with
+    straight lines between its points. recall_at_k_percent_fpr: highest recall of a threshold
+    that calls at most k % of the Real images Fake. All nan where a class is missing.
+    """
+    labels, scores = check_arrays(labels, scores)
+    if len(np.unique(labels)) < 2:
+        return dict.fromkeys(("auc", "average_precision", *ROC_METRICS), float("nan"))
+    fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    return {
+        "auc": float(sk.roc_auc_score(labels, scores)),
+        # rounding may take it above 1
+        "average_precision": min(1.0, float(sk.average_precision_score(labels, scores))),
+        **{name: rate.item() for name, rate in operating_points(fpr[None], tpr[None]).items()},
+    }
+
+
+def operating_points(fpr: np.ndarray, tpr: np.ndarray) -> dict:
+    """Read RATES off ROC curves, shape (r, points): a row each, both rates rising from 0 to 1."""
+    gap = 1 - tpr - fpr  # false-negative less false-positive rate: falls from 1 to -1
+    after = np.argmax(gap <= 0, axis=1)  # the first point past the crossing, never 0
+    here, before = (np.arange(len(gap)), after), (np.arange(len(gap)), after - 1)
+    share = gap[before] / (gap[before] - gap[here])
+    eer = fpr[before] + share * (fpr[here] - fpr[before])
+    # 1 of 100 Real images is 1 %, whatever the last bit of the quotient says.
+    recalls = [np.where(fpr <= limit + 1e-12, tpr, 0).max(axis=1) for limit in (0.01, 0.05)]
+    return dict(zip(ROC_METRICS, (eer, *recalls), strict=True))
+
+
+def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> pd.DataFrame:
+    """Return the reliability diagram's data, a row a bin of equal width in the probability of Fake.
+
+    Columns: bin_centre, mean_score, fraction_fake (0..1, nan in an empty bin), count (images).
+    """
+    labels, scores = check_arrays(labels, scores)
+    place = bin_of(scores, bins)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_score = np.bincount(place, scores, minlength=bins) / count
+        fraction_fake = np.bincount(place, labels, minlength=bins) / count
+    centre = (np.arange(bins) + 0.5) / bins
+    columns = ["bin_centre", "mean_score", "fraction_fake", "count"]
+    return pd.DataFrame(dict(zip(columns, (centre, mean_score, fraction_fake, count), strict=True)))
+
+
+def bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
+    """Return each score's bin, 0 to bins - 1, of equal width in 0..1."""
+    return np.minimum((scores * bins).astype(np.int64), bins - 1)  # the last bin holds score 1
+
+
+def calibration_metrics(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> dict:
+    """Return how well the scores serve as probabilities.
+
+    expected_calibration_error, 0..1: mean over the images of |mean score - fraction of Fake| of
+    the image's bin, bins of equal width in the probability of Fake (Naeini et al. 2015). brier,
+    0..1: mean squared error of the score. log_loss, in nats: scores are kept 2e-16 away from 0, 1.
+    """
+    labels, scores = check_arrays(labels, scores)
+    table = reliability(labels, scores, bins).dropna()
+    gaps = (table["mean_score"] - table["fraction_fake"]).abs()
+    return {
+        "expected_calibration_error": float(np.average(gaps, weights=table["count"])),
+        "brier": float(np.mean((scores - labels) ** 2)),
+        "log_loss": float(sk.log_loss(labels, scores, labels=[0, 1])),
+    }
+
+
+def all_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> dict:
+    """Return threshold_metrics, ranking_metrics, calibration_metrics and aurc in one flat dict."""
+    return {
+        **threshold_metrics(labels, scores, threshold),
+        **ranking_metrics(labels, scores),
+        **calibration_metrics(labels, scores),
+        "aurc": aurc(labels, scores, threshold),
+    }
+
+
+def confidence(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the distance of scores and threshold as a share of the room on that side, 0..1.
+
+    So scores 0 and 1 are equally sure, whatever the threshold.
+    """
+    room = np.where(scores >= threshold, 1 - threshold, threshold)
+    return np.abs(scores - threshold) / np.maximum(room, np.finfo(np.float64).tiny)
+
+
+def risk_coverage(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> pd.DataFrame:
+    """Return the share of errors (risk) among the most confident share of images (coverage).
+
+    A row a distinct `confidence`, both columns in 0..1 (Geifman & El-Yaniv 2017).
+    """
+    labels, scores = check_arrays(labels, scores, threshold)
+    sure = confidence(scores, threshold)
+    order = np.argsort(-sure, kind="stable")
+    ends = np.flatnonzero(np.diff(sure[order], append=-1))
+    risk = np.cumsum((scores >= threshold)[order] != labels[order])[ends] / (ends + 1)
+    return pd.DataFrame({"coverage": (ends + 1) / len(labels), "risk": risk})
+
+
+def aurc(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+    """Return the area under the risk-coverage curve, 0..1, smaller is better.
+
+    The mean over the images of the risk at the coverage that first takes the image in (Geifman,
+    Uziel & El-Yaniv 2019); equally confident images are taken in together.
+    """
+    curve = risk_coverage(labels, scores, threshold)
+    return float(np.sum(np.diff(curve["coverage"], prepend=0) * curve["risk"]))
+
+
+def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Return the threshold in 0..1 of highest balanced accuracy; to be chosen on Validation.
+
+    Candidates lie half-way between neighbouring scores (0 and 1 count as scores); of equally good
+    ones the closest to 0.5 is taken.
+
+    Raises:
+        UserError: a class is missing.
+    """
+    labels, scores = check_arrays(labels, scores)
+    real, fake = np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
+    if len(real) == 0 or len(fake) == 0:
+        raise UserError("choosing a threshold needs Real and Fake images")
+    edges = np.unique(np.concatenate([[0.0], scores, [1.0]]))
+    cuts = (edges[1:] + edges[:-1]) / 2
+    true_real, missed = np.searchsorted(real, cuts), np.searchsorted(fake, cuts)
+    # Whole numbers proportional to balanced accuracy, so that equally good is exactly equal.
+    quality = true_real * len(fake) + (len(fake) - missed) * len(real)
+    best = cuts[quality == quality.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def remove_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
+    """Return the scores in 0..1 as they were before they were calibrated by `temperature`.
+
+    A calibrated score is sigmoid(z / T), so that sigmoid(T logit(score)) is the model's own.
+    """
+    # Only a score of exactly 0 or 1 has no finite logit; no float lies between it and its clip.
+    scores = np.clip(np.asarray(scores, dtype=np.float64), 2.0**-1074, 1 - 2.0**-53)
+    return expit(temperature * logit(scores))
+
+
+def fit_temperature(labels: ArrayLike, logits_difference: ArrayLike) -> float:
+    """Return the temperature T in 0.05..20 of least log loss of sigmoid(z / T).
+
+    logits_difference, shape (n,): z = logit of Fake - logit of Real, any finite number. The scores'
+    order is kept. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+
+    Raises:
+        UserError: as check_arrays, or a logit that is not finite.
+    """
+    z = np.asarray(logits_difference, dtype=np.float64)
+    if not np.isfinite(z).all():
+        raise UserError("a logit is not finite: has the training diverged?")
+    labels, _ = check_arrays(labels, np.zeros_like(z))
+    wrong_way = np.where(labels == 1, -z, z)
+
+    def log_loss(log_temperature: float) -> float:
+        return np.logaddexp(0, wrong_way / np.exp(log_temperature)).mean()
+
+    bounds = (np.log(0.05), np.log(20))
+    return float(np.exp(minimize_scalar(log_loss, bounds=bounds, method="bounded").x))

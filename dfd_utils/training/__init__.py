@@ -1,0 +1,1 @@
+"""Train a model: `fit` with exact resume, and how long that takes."""

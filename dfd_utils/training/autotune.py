@@ -1,0 +1,143 @@
+"""The settings that train a model fastest on this machine, measured once and kept."""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import find_executable_batch_size
+from torch import nn
+
+from dfd_utils.config import BUILD_DIR, Profile, UserError
+from dfd_utils.models.registry import create_model
+from dfd_utils.runtime.distributed import process_state
+from dfd_utils.runtime.files import read_json, write_json
+from dfd_utils.runtime.workers import configure_malloc
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MINIMUM_GAIN = 1.1  # a smaller gain is within the noise of the measurement
+_ROUNDS = 3
+
+
+def autotune(model_name: str, profile: Profile, log: Callable[[str], None] = print) -> Profile:
+    """Replace the automatic settings ("auto", None) by the fastest ones on this machine.
+
+    The precision is chosen by a few training steps in each, measured once per model, image size and
+    machine and kept in build/tuning.json. `micro_batch_size` becomes the largest part of a batch
+    that fits into the GPU's memory; None stays if that is the whole batch.
+
+    Raises:
+        UserError: fp16 was requested and there is no GPU, or not even one image fits into memory.
+    """
+    if profile.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("setting precision: fp16 needs a GPU; choose auto, bf16 or fp32")
+    if profile.precision == "auto":
+        precision = _fastest_precision(model_name, profile.image_size, log)
+        profile = dataclasses.replace(profile, precision=precision)
+    if profile.micro_batch_size is None and torch.cuda.is_available():
+        share = profile.batch_size // process_state().num_processes
+        fitting = fitting_batch_size(model_name, profile, share)
+        if fitting < share:
+            log(f"{model_name}: {fitting} of a batch's {share} images fit into memory at once")
+            profile = dataclasses.replace(profile, micro_batch_size=fitting)
+    return profile
+
+
+def _fastest_precision(model_name: str, image_size: int, log: Callable[[str], None]) -> str:
+    path = BUILD_DIR / "tuning.json"
+    known = read_json(path, (), "delete it") if path.is_file() else {}
+    key = f"{model_name} at {image_size} px on {_device_name()}, torch {torch.__version__}"
+    if set(known.get(key, ())) != set(_candidates()):
+        known[key] = _rates(model_name, image_size)
+        write_json(path, known)
+    rates = known[key]
+    # The fastest; of those within the noise of it, the first.
+    best = next(name for name in rates if rates[name] * _MINIMUM_GAIN > max(rates.values()))
+    measured = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+    log(f"{model_name}: training in {best} (images/s in a short test: {measured})")
+    return best
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next(line.split(":")[1].strip() for line in file if "model name" in line)
+    except (OSError, StopIteration):
+        model = platform.machine()
+    return f"{model} ({torch.get_num_threads()} threads)"
+
+
+def _candidates() -> tuple[str, str]:
+    """Return the precisions that the device may be fast in."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+        return "fp32", "fp16"  # a T4 only emulates bf16
+    return "fp32", "bf16"
+
+
+def _rates(model_name: str, image_size: int) -> dict[str, float]:
+    """Return images/s of training steps in each precision, 0 for one that is not possible here."""
+    # As large as in training, or the precisions' ratio differs; few where a step takes long.
+    batch_size = 64 if torch.cuda.is_available() else 32 if image_size <= 112 else 8
+    steps = {name: _Step(model_name, DTYPES[name], image_size) for name in _candidates()}
+    rates = dict.fromkeys(steps, 0.0)
+    for _ in range(_ROUNDS):  # in turn, so that other load affects both; the fastest step counts
+        for name, step in steps.items():
+            try:
+                start = time.perf_counter()
+                step(batch_size)
+                rates[name] = max(rates[name], batch_size / (time.perf_counter() - start))
+            except RuntimeError as error:  # out of memory, for example
+                rates[name], problem = 0.0, error
+    if not any(rates.values()):
+        raise UserError(f"{model_name} at {image_size} px cannot train here: {problem}")
+    return rates
+
+
+class _Step:
+    """A training step on black images that are on the device."""
+
+    def __init__(self, model_name: str, dtype: torch.dtype | None, image_size: int):
+        configure_malloc()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = create_model(model_name).to(self.device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        self.dtype, self.image_size = dtype, image_size
+
+    def __call__(self, batch_size: int) -> None:
+        shape = batch_size, self.image_size, self.image_size, 3
+        images = torch.zeros(shape, dtype=torch.uint8, device=self.device).permute(0, 3, 1, 2)
+        labels = torch.arange(batch_size, device=self.device) % 2
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            loss = nn.functional.cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def fitting_batch_size(model_name: str, profile: Profile, batch_size: int) -> int:
+    """Return how many of `batch_size` images train at once in this memory, in steps of a tenth.
+
+    Raises:
+        UserError: not even one image fits.
+    """
+    step = _Step(model_name, DTYPES[profile.precision], profile.image_size)
+
+    @find_executable_batch_size(starting_batch_size=batch_size)
+    def attempt(fitting: int) -> int:
+        step(fitting)
+        return fitting
+
+    try:
+        return attempt()
+    except RuntimeError as error:
+        if "No executable batch size" not in str(error):
+            raise
+        raise UserError(
+            f"{model_name} at {profile.image_size} px: not even one image fits into memory; "
+            "choose a smaller image_size"
+        ) from error

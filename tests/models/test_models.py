@@ -1,0 +1,191 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from dfd_utils.config import UserError
+from dfd_utils.models.detector import fuse_batchnorm
+from dfd_utils.models.gradcam import heat_maps
+from dfd_utils.models.registry import MODELS, create_model
+from dfd_utils.models.trained import describe, find_models, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    save_model(create_model("efficientnet_b0"), tmp_path)
+    description = describe("efficientnet_b0", 64, "fp32", 1.5, 0.4)
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("resnet50", 25557032), ("efficientnet_b0", 5288548)]
+)
+def test_models_are_torchvisions_with_two_outputs(images, name, parameters):
+    model = create_model(name).eval()
+    assert model(images).shape == (4, 2)
+    features = {"resnet50": 2048, "efficientnet_b0": 1280}[name]
+    heads = 1000 * features + 1000 - (2 * features + 2)
+    assert sum(p.numel() for p in model.parameters()) == parameters - heads
+
+
+def test_from_scratch_the_first_loss_is_near_that_of_a_coin(images):
+    torch.manual_seed(0)
+    for name in MODELS:
+        logits = create_model(name).train()(images)
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1]))
+        assert 0.3 < loss.item() < 1.1
+
+
+def test_saved_model_comes_back_the_same(saved, images):
+    torch.manual_seed(0)
+    before = create_model("efficientnet_b0").eval()
+    after, description = load_model(saved)
+    assert torch.equal(before(images), after(images))
+    assert (description["temperature"], description["threshold"]) == (1.5, 0.4)
+    assert description["classes"] == ["Real", "Fake"]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
+    torch.manual_seed(0)
+    model = create_model(name)
+    with torch.inference_mode():
+        for _ in range(3):  # statistics of its own
+            model.train()(images)
+        expected = model.eval()(images)
+        scorer = fuse_batchnorm(model)
+        torch.testing.assert_close(scorer(images), expected, rtol=1e-5, atol=1e-5)
+    norms = [m for m in scorer.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert not norms
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+
+
+def with_statistics_of(images, name, instance_norm=False):
+    """A model from scratch whose batch normalisation knows these images, in eval mode."""
+    torch.manual_seed(0)
+    model = create_model(name).train()
+    model.instance_norm = instance_norm
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the statistics of the one batch
+    with torch.inference_mode():
+        model(images)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name):
+    model = with_statistics_of(images, name)
+    with torch.inference_mode():
+        one, other = model(images), model(images.flip(-1))
+        expected, rounding = (one + other) / 2, (one - other).abs().max() / 100
+        model.flip_at_test = True
+        for logits in (model(images), fuse_batchnorm(model)(images)):
+            assert (logits - expected).abs().max() < rounding
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_instance_norm_sees_neither_brightness_nor_contrast_nor_colour_cast(name):
+    dark = torch.randint(0, 60, (4, 3, 64, 64), dtype=torch.uint8)
+    changed = dark * torch.tensor([4, 3, 2], dtype=torch.uint8).view(3, 1, 1) + 10
+    model = with_statistics_of(dark, name, instance_norm=True)
+    with torch.inference_mode():
+        model.instance_norm = False
+        before = (model(dark) - model(changed)).abs().max()
+        model.instance_norm = True
+        pixels = changed.numpy().astype("float64")
+        expected = pixels - pixels.mean((2, 3), keepdims=True)
+        expected /= pixels.std((2, 3), keepdims=True)
+        np.testing.assert_allclose(model.normalize(changed).numpy(), expected, atol=2e-3)
+        for scorer in (model, fuse_batchnorm(model)):
+            assert (scorer(dark) - model(changed)).abs().max() < before / 20
+        even = model.normalize(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8))
+        assert even.abs().max() < 1e-2
+
+
+def test_heat_maps_see_what_the_model_with_instance_norm_sees():
+    dark = torch.randint(0, 60, (4, 3, 64, 64), dtype=torch.uint8)
+    model = with_statistics_of(dark, "efficientnet_b0", instance_norm=True)
+    described = {"architecture": "efficientnet_b0", "image_size": 64}
+    maps = [heat_maps(model, described, images) for images in (dark, dark * 4)]
+    np.testing.assert_allclose(*maps, atol=1e-2)
+    model.instance_norm = False
+    assert np.abs(heat_maps(model, described, dark) - maps[0]).max() > 0.1
+
+
+def test_weights_of_another_architecture_are_refused(saved):
+    description = json.loads((saved / "model.json").read_text())
+    (saved / "model.json").write_text(json.dumps(description | {"architecture": "resnet50"}))
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: its weights are not those of a resnet"
+    ):
+        load_model(saved)
+
+
+def test_damaged_or_missing_model_is_named(saved):
+    (saved / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="not a file of weights"):
+        load_model(saved)
+    description = json.loads((saved / "model.json").read_text())
+    for damaged in ("{", json.dumps(description | {"temperature": "high"})):
+        (saved / "model.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"model\.json: damaged"):
+            load_model(saved)
+    (saved / "model.json").unlink()
+    with pytest.raises(UserError, match="no model"):
+        load_model(saved)
+
+
+def test_the_course_projects_state_dict_loads(tmp_path, images):
+    theirs = torchvision.models.resnet50(num_classes=2).eval()
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    ours = create_model("resnet50", str(tmp_path / "model.pth")).eval()
+    from dfd_utils.data.transforms import normalize
+
+    torch.testing.assert_close(ours(images), theirs(normalize(images)), rtol=1e-4, atol=1e-4)
+
+
+class _Evil:
+    def __reduce__(self):
+        return os.mkdir, ("code-has-run",)
+
+
+def test_a_pickle_with_code_is_refused_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"fc.weight": _Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match=r"evil\.pth"):
+        create_model("resnet50", str(tmp_path / "evil.pth"))
+    assert not (tmp_path / "code-has-run").exists()
+
+
+def test_unreachable_imagenet_weights_mean_from_scratch_with_a_line(monkeypatch, images):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    lines = []
+    model = create_model("efficientnet_b0", "imagenet", lines.append)
+    assert model(images).shape == (4, 2)
+    assert "from scratch" in lines[0]
+
+
+def test_unknown_model_is_named_with_the_known():
+    with pytest.raises(UserError, match=r"vgg.*resnet50"):
+        create_model("vgg")
+
+
+def test_find_models(saved, tmp_path_factory):
+    assert find_models(saved, saved.parent / saved.name) == [saved]
+    with pytest.raises(UserError, match="no trained model"):
+        find_models(tmp_path_factory.mktemp("empty"))
