@@ -1,13 +1,13 @@
-"""What the audit finds, how fast it is, and what memory the index of a data set takes.
+"""What the audit finds, how fast it is, and how much memory the index of a data set takes.
 
     python benchmarks/audit_benchmark.py truth --faces DIR…       planted copies and broken files
     python benchmarks/audit_benchmark.py libraries --faces DIR… --imagededup PYTHON --fastdup PYTHON
     python benchmarks/audit_benchmark.py scale --images 10000 40000 190000
     python benchmarks/audit_benchmark.py index --images 190000
 
-DIR holds {Train,Validation,Test}/{Real,Fake}; without it drawn portraits take the place of faces.
-PYTHON is an interpreter whose environment holds that library. What is made lies in --work and is
-used again by the next call.
+DIR is laid out as {Train,Validation,Test}/{Real,Fake}; without --faces, portraits are drawn.
+PYTHON is an interpreter whose environment contains that library. Images that a call makes are kept
+in --work and used again by the next call.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,11 +31,43 @@ from PIL import Image
 
 from dfd_utils.config import CLASSES, SPLITS
 
-# The audit's workers import this script: what takes long to import is imported where it is called.
-
 KINDS = ("exact", "quality 60", "160 px")
 BROKEN = ("truncated", "empty", "renamed text")
-SHARES = {"Train": 0.73, "Validation": 0.21, "Test": 0.06}  # of the Kaggle set
+SHARES = {"Train": 0.73, "Validation": 0.21, "Test": 0.06}  # of the Kaggle set's images
+LIBRARIES = {  # programs that print a JSON list of pairs of file names; argument: the folder
+    "this audit": """
+import sys, json, pandas as pd, tempfile
+from pathlib import Path
+from dfd_utils.data.audit import audit
+from dfd_utils.data.folder import DataFolder
+if __name__ == "__main__":
+    out = Path(tempfile.mkdtemp())
+    audit(DataFolder(sys.argv[1]), out)
+    pairs = pd.read_csv(out / "duplicates.csv")
+    print(json.dumps(pairs[["path_a", "path_b"]].values.tolist()))
+""",
+    "imagededup": """
+import sys, json
+from imagededup.methods import PHash
+if __name__ == "__main__":
+    method = PHash(verbose=False)
+    codes = method.encode_images(sys.argv[1], recursive=True)
+    duplicates = method.find_duplicates(encoding_map=codes, max_distance_threshold=4)
+    print(json.dumps([(a, b) for a, others in duplicates.items() for b in others]))
+""",
+    "fastdup": """
+import sys, json, tempfile, fastdup
+if __name__ == "__main__":
+    work = fastdup.create(tempfile.mkdtemp(), sys.argv[1])
+    work.run(threshold=0.96, verbose=False, num_threads=2)
+    pairs = work.similarity()
+    pairs = pairs[pairs.distance >= 0.96]
+    names = pairs[["filename_from", "filename_to"]].values.tolist()
+    print(json.dumps([[n.split("/planted/")[-1] for n in pair] for pair in names]))
+""",
+}
+
+# The audit's workers import this script: what takes long to import is imported where it is needed.
 
 
 def find_faces(folders: list[Path], work: Path) -> list[Path]:
@@ -56,7 +89,7 @@ def find_faces(folders: list[Path], work: Path) -> list[Path]:
 
 
 def plant(faces: list[Path], folder: Path, copies: int, broken: int, seed: int = 0) -> dict:
-    """Lay out faces as a data set with `copies` of each kind and `broken` files of each kind.
+    """Make a data set of faces, and plant `copies` and `broken` files of each kind in it.
 
     Returns:
         "pairs": {(path, path of the copy): kind}, "broken": {path: kind}; relative to `folder`.
@@ -85,9 +118,9 @@ def plant(faces: list[Path], folder: Path, copies: int, broken: int, seed: int =
         truth["pairs"][paths[k], copy] = kind
     for i in range(broken * len(BROKEN)):
         kind, path = BROKEN[i % len(BROKEN)], f"Train/{CLASSES[i % 2]}/broken_{i:04}.jpg"
-        whole = faces[i].read_bytes()
+        intact = faces[i].read_bytes()
         content = {
-            "truncated": whole[: int(rng.integers(200, len(whole) - 2))],
+            "truncated": intact[: int(rng.integers(200, len(intact) - 2))],
             "empty": b"",
             "renamed text": b"These are words, not pixels.\n" * 50,
         }
@@ -96,76 +129,45 @@ def plant(faces: list[Path], folder: Path, copies: int, broken: int, seed: int =
     return truth
 
 
-def judge(truth: dict, found: set[frozenset], named: set[str]) -> list[dict]:
-    """Return planted, found and false by kind, of pairs and of broken files."""
+def count_hits(truth: dict, pairs: set[frozenset], unreadable: set[str]) -> list[dict]:
+    """Return the numbers planted and found of each kind, and those found that were not planted."""
+    planted_pairs = {frozenset(pair): kind for pair, kind in truth["pairs"].items()}
+    broken = truth["broken"]
     rows = []
-    for kind in KINDS:
-        planted = [frozenset(pair) for pair, k in truth["pairs"].items() if k == kind]
-        hits = sum(pair in found for pair in planted)
-        rows.append({"what": f"copies, {kind}", "planted": len(planted), "found": hits})
-    for kind in BROKEN:
-        planted = [path for path, k in truth["broken"].items() if k == kind]
-        hits = sum(path in named for path in planted)
-        rows.append({"what": f"files, {kind}", "planted": len(planted), "found": hits})
-    true = {frozenset(pair) for pair in truth["pairs"]}
-    rows.append({"what": "pairs", "planted": 0, "found": len(found - true)})
-    rows.append({"what": "whole files", "planted": 0, "found": len(named - set(truth["broken"]))})
-    return rows
+    for what, kinds, planted, found in (
+        ("copies", KINDS, planted_pairs, pairs), ("files", BROKEN, broken, unreadable)
+    ):  # fmt: skip
+        for kind in kinds:
+            of_kind = {key for key, k in planted.items() if k == kind}
+            row = {"what": f"{what}, {kind}", "planted": len(of_kind)}
+            rows.append(row | {"found": len(of_kind & found)})
+    rows.append({"what": "other pairs", "planted": 0, "found": len(pairs - planted_pairs.keys())})
+    false = unreadable - broken.keys()
+    return [*rows, {"what": "intact files", "planted": 0, "found": len(false)}]
 
 
 def audit_truth(faces: list[Path], work: Path, copies: int, broken: int) -> list[dict]:
-    """Audit faces with planted copies and broken files; return what was found of them."""
+    """Audit faces with planted copies and broken files; see `count_hits`."""
     import pandas as pd
 
     from dfd_utils.data.audit import audit
+    from dfd_utils.data.folder import DataFolder
 
-    with tempfile.TemporaryDirectory(dir=work) as place:
-        truth = plant(faces, Path(place, "planted"), copies, broken)
-        audit(Path(place, "planted"), Path(place, "audit"))
-        pairs = pd.read_csv(Path(place, "audit", "duplicates.csv"))
-        named = set(pd.read_csv(Path(place, "audit", "unreadable.csv")).path)
-        found = {frozenset(pair) for pair in zip(pairs.path_a, pairs.path_b, strict=True)}
-    return judge(truth, found, named)
-
-
-LIBRARIES = {  # programs that print a JSON list of pairs of file names; argument: the folder
-    "this audit": """
-import sys, json, pandas as pd, tempfile
-from pathlib import Path
-from dfd_utils.audit import audit
-if __name__ == "__main__":
-    out = Path(tempfile.mkdtemp())
-    audit(sys.argv[1], out)
-    pairs = pd.read_csv(out / "duplicates.csv")
-    print(json.dumps(pairs[["path_a", "path_b"]].values.tolist()))
-""",
-    "imagededup": """
-import sys, json
-from imagededup.methods import PHash
-if __name__ == "__main__":
-    method = PHash(verbose=False)
-    codes = method.encode_images(sys.argv[1], recursive=True)
-    found = method.find_duplicates(encoding_map=codes, max_distance_threshold=4)
-    print(json.dumps([(a, b) for a, others in found.items() for b in others]))
-""",
-    "fastdup": """
-import sys, json, tempfile, fastdup
-if __name__ == "__main__":
-    work = fastdup.create(tempfile.mkdtemp(), sys.argv[1])
-    work.run(threshold=0.96, verbose=False, num_threads=2)
-    pairs = work.similarity()
-    pairs = pairs[pairs.distance >= 0.96]
-    names = pairs[["filename_from", "filename_to"]].values.tolist()
-    print(json.dumps([[n.split("/planted/")[-1] for n in pair] for pair in names]))
-""",
-}
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        planted, out = Path(folder, "planted"), Path(folder, "audit")
+        truth = plant(faces, planted, copies, broken)
+        audit(DataFolder(planted), out)
+        table = pd.read_csv(out / "duplicates.csv")
+        unreadable = set(pd.read_csv(out / "unreadable.csv").path)
+    pairs = {frozenset(pair) for pair in zip(table.path_a, table.path_b, strict=True)}
+    return count_hits(truth, pairs, unreadable)
 
 
 def compare_libraries(faces: list[Path], work: Path, pythons: dict[str, str]) -> list[dict]:
     """Run each library on the same faces with 200 planted copies of each kind, one by one."""
     rows = []
-    with tempfile.TemporaryDirectory(dir=work) as place:
-        folder = Path(place, "planted")
+    with tempfile.TemporaryDirectory(dir=work) as parent:
+        folder = Path(parent, "planted")
         truth = plant(faces, folder, 200, 0)
         for name, python in pythons.items():
             start = time.perf_counter()
@@ -176,21 +178,22 @@ def compare_libraries(faces: list[Path], work: Path, pythons: dict[str, str]) ->
             if done.returncode:
                 rows.append({"library": name, "failed": (done.stderr.splitlines() or ["?"])[-1]})
                 continue
-            found = {frozenset(pair) for pair in json.loads(done.stdout.splitlines()[-1])}
-            judged = judge(truth, found, set())
-            row = {"library": name, "seconds": round(seconds, 1)}
-            row |= {found["what"]: found["found"] for found in judged[:3]}
-            rows.append(row | {"pairs not planted": judged[6]["found"]})
+            pairs = {frozenset(pair) for pair in json.loads(done.stdout.splitlines()[-1])}
+            hits = {row["what"]: row["found"] for row in count_hits(truth, pairs, set())}
+            wanted = [*(f"copies, {kind}" for kind in KINDS), "other pairs"]
+            rows.append(
+                {"library": name, "seconds": round(seconds, 1)} | {key: hits[key] for key in wanted}
+            )
     return rows
 
 
 def make_images(faces: list[Path], folder: Path, images: int) -> None:
-    """Fill `folder` with distinct JPEGs of 256 px: two faces laid over each other, cropped."""
+    """Fill `folder` with distinct JPEGs of 256 px: two faces blended, then cropped."""
     folder.mkdir(parents=True, exist_ok=True)
     count = sum(1 for _ in os.scandir(folder))
     tasks = [range(start, min(start + 500, images)) for start in range(count, images, 500)]
     with ProcessPoolExecutor(os.cpu_count(), initializer=_load_faces, initargs=(faces,)) as pool:
-        list(pool.map(partial(_make_some, folder), tasks))
+        list(pool.map(partial(_make_images, folder), tasks))
 
 
 _faces: list[Image.Image] = []
@@ -201,7 +204,7 @@ def _load_faces(paths: list[Path]) -> None:
     _faces.extend(Image.open(path).convert("RGB").resize((300, 300)) for path in chosen)
 
 
-def _make_some(folder: Path, numbers: range) -> None:
+def _make_images(folder: Path, numbers: range) -> None:
     for number in numbers:
         rng = np.random.default_rng(number)
         first, second = rng.choice(len(_faces), 2, replace=False)
@@ -224,15 +227,22 @@ def lay_out(folder: Path, data: Path, images: int) -> None:
         os.link(folder / name, data / split / CLASSES[number % 2] / name)
 
 
-class Watch(threading.Thread):
-    """What this process and its descendants used: the most memory, and the CPU time in all."""
+class ResourceMonitor(threading.Thread):
+    """Measures this process and its descendants: peak memory (bytes) and CPU seconds by process."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.memory, self.seconds, self.over = 0, {}, threading.Event()
+        self.memory, self.seconds, self.stopped = 0, {}, threading.Event()
 
-    def run(self):
-        while not self.over.wait(1):  # reading a process's memory takes time itself
+    def __enter__(self) -> "ResourceMonitor":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+
+    def run(self) -> None:
+        while not self.stopped.wait(1):  # reading a process's memory takes time itself
             memory = 0
             for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
                 try:
@@ -246,33 +256,30 @@ class Watch(threading.Thread):
 
 
 def measure_audit(data: Path, out: Path) -> dict:
-    """Audit twice; return seconds, milliseconds an image, share of the cores, memory."""
+    """Audit three times: from the start, again, and with all images measured; return the costs."""
     from dfd_utils.data.audit import audit
+    from dfd_utils.data.folder import DataFolder
+
+    def timed_audit() -> tuple[dict, float]:
+        start = time.perf_counter()
+        return audit(DataFolder(data), out), time.perf_counter() - start
 
     shutil.rmtree(out, ignore_errors=True)
-    watch = Watch()
-    watch.start()
-    start, before = time.perf_counter(), time.process_time()
-    summary = audit(data, out)
-    seconds = time.perf_counter() - start
-    watch.over.set()
-    cpu = sum(watch.seconds.values()) - before
-    start = time.perf_counter()
-    audit(data, out)
-    again = time.perf_counter() - start
-    # The search alone, and an audit that has all images measured already
+    with ResourceMonitor() as monitor:
+        before = time.process_time()
+        summary, seconds = timed_audit()
+    cpu = sum(monitor.seconds.values()) - before
+    _, again = timed_audit()
     (out / "summary.json").unlink()
-    start = time.perf_counter()
-    audit(data, out)
-    tables = time.perf_counter() - start
+    _, tables = timed_audit()
     return {
         "images": summary["images"],
         "seconds": round(seconds, 1),
-        "ms an image": round(1000 * seconds / summary["images"], 3),
+        "ms per image": round(1000 * seconds / summary["images"], 3),
         "cores busy": f"{cpu / seconds / os.cpu_count():.1%}",
-        "CPU ms an image": round(1000 * cpu / summary["images"], 3),
-        "memory (GB)": round(watch.memory / 1e9, 2),
-        "of it search and tables (s)": round(tables, 1),
+        "CPU ms per image": round(1000 * cpu / summary["images"], 3),
+        "memory (GB)": round(monitor.memory / 1e9, 2),
+        "of these, search and tables (s)": round(tables, 1),
         "second audit": f"{again:.1f} s, {again / seconds:.2%}",
         "pairs": sum(kind["pairs"] for kind in summary["duplicates"].values()),
     }
@@ -280,34 +287,36 @@ def measure_audit(data: Path, out: Path) -> dict:
 
 def measure_index(data: Path, workers: int) -> dict:
     """Load every Train image once; return the memory of all processes."""
-    from dfd_utils.data.dataset import load_split
+    from dfd_utils.data.dataset import DeepFakeDataset
+    from dfd_utils.data.folder import DataFolder
     from dfd_utils.data.loader import data_loader
 
-    dataset = load_split(data, "Train")
-    watch = Watch()
-    watch.start()
-    loader = data_loader(dataset, 64, shuffle=True, num_workers=workers)
-    seen = sum(len(images) for images, _ in loader)
-    watch.over.set()
-    return {"workers": workers, "images": seen, "memory (MB)": round(watch.memory / 1e6)}
+    images = DataFolder(data).images
+    train = images[images["split"] == "Train"]
+    dataset = DeepFakeDataset(data, train["path"], train["label"])
+    with ResourceMonitor() as monitor:
+        loader = data_loader(dataset, 64, shuffle=True, num_workers=workers)
+        loaded = sum(len(images) for images, _ in loader)
+    return {"workers": workers, "images": loaded, "memory (MB)": round(monitor.memory / 1e6)}
 
 
-def _alone(function, *arguments) -> dict:
-    """Call it in a process of its own, whose memory and CPU time are its alone."""
+def _call_in_process(function: Callable, *arguments: object) -> dict:
+    """Call the function in a process of its own, whose memory and CPU time are only the call's."""
     context = multiprocessing.get_context("fork")  # as from a shell: the workers share its modules
     with ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _show(rows: list[dict]) -> None:
+def _print_table(rows: list[dict]) -> None:
     import pandas as pd
 
     print(pd.DataFrame(rows).to_string(index=False))
 
 
 def main() -> None:
+    """Run one of the four studies and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("truth", "libraries", "scale", "index"))
+    parser.add_argument("study", choices=("truth", "libraries", "scale", "index"))
     parser.add_argument("--faces", nargs="+", type=Path, default=[])
     parser.add_argument("--images", nargs="+", type=int, default=[10_000])
     parser.add_argument("--imagededup", metavar="PYTHON")
@@ -317,25 +326,25 @@ def main() -> None:
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     faces = find_faces([folder.absolute() for folder in options.faces], work)
-    if options.what == "truth":
-        chosen = np.random.default_rng(0).permutation(len(faces))[:5000]
-        _show(audit_truth([faces[i] for i in chosen], work, 200, 50))
+    if options.study == "truth":
+        order = np.random.default_rng(0).permutation(len(faces))[:5000]
+        _print_table(audit_truth([faces[i] for i in order], work, 200, 50))
         return
-    if options.what == "libraries":
+    if options.study == "libraries":
         pythons = {"this audit": sys.executable}
         pythons |= {n: p for n in ("imagededup", "fastdup") if (p := getattr(options, n))}
-        _show(compare_libraries(faces[: 10_000 - 600], work, pythons))
+        _print_table(compare_libraries(faces[: 10_000 - 600], work, pythons))
         return
     make_images(faces, work / "images", max(options.images))
     rows = []
     for images in options.images:
         lay_out(work / "images", work / "data", images)
-        if options.what == "scale":
-            rows.append(_alone(measure_audit, work / "data", work / "audit"))
+        if options.study == "scale":
+            rows.append(_call_in_process(measure_audit, work / "data", work / "audit"))
         else:
-            rows += [_alone(measure_index, work / "data", workers) for workers in (1, 4)]
+            rows += [_call_in_process(measure_index, work / "data", workers) for workers in (1, 4)]
         print(rows[-1], flush=True)
-    _show(rows)
+    _print_table(rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The course project's loop, written again as the reference that `dfd bench` compares with.
+"""The course project's loop, written again: the reference of speed.py.
 
-fp32; images decoded by Pillow, resized, made tensors and normalised one after the other in the
-main process; Adam; a `.item()` at each step.
+    dfd bench
+
+fp32; Pillow decodes the images; they are resized, converted to tensors and normalised one after the
+other in the main process; Adam; one `.item()` per step.
 """
 
 import time
@@ -22,7 +24,7 @@ BATCH_SIZE = 32
 
 
 class CourseDataset(Dataset):
-    """Float32 images `[3, S, S]`, normalised, and their labels."""
+    """Normalised float32 images `[3, S, S]` and their labels."""
 
     def __init__(self, files: list[tuple[Path, int]], image_size: int):
         self.files = files
@@ -51,7 +53,7 @@ def _batches(files: list[tuple[Path, int]], image_size: int) -> DataLoader:
 
 
 def train(name: str, files: list[tuple[Path, int]], image_size: int) -> float:
-    """Train on every file once; return the seconds it took."""
+    """Train on every file once; return the seconds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, optimizer = _model(name, device)
     criterion = nn.CrossEntropyLoss()
@@ -69,7 +71,7 @@ def train(name: str, files: list[tuple[Path, int]], image_size: int) -> float:
 
 @torch.no_grad()
 def score(name: str, files: list[tuple[Path, int]], image_size: int) -> float:
-    """Score every file once; return the seconds it took."""
+    """Score every file once; return the seconds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, _ = _model(name, device)
     model.eval()
@@ -80,7 +82,7 @@ def score(name: str, files: list[tuple[Path, int]], image_size: int) -> float:
 
 
 def load(files: list[tuple[Path, int]], image_size: int) -> float:
-    """Load every file once; return the seconds of CPU time it took."""
+    """Load every file once; return the seconds of CPU time."""
     start = time.process_time()
     for _ in _batches(files, image_size):
         pass

@@ -5,13 +5,13 @@
 
 Trains, for each model and seed, one run of the longest length and a separate run of every length,
 with two schedules: `averaged`, the project's (constant rate, averaged weights), and `course`, the
-course project's (constant 1e-3, no averaging, no weight decay, no warm-up). Each epoch is judged on
-Validation. A separate run keeps its last epoch, and differs in its seed (1000 more), for with the
-same seed and a constant rate it would repeat the long run's first epochs bit for bit.
+course project's (constant 1e-3, no averaging, no weight decay, no warm-up). Each epoch is evaluated
+on Validation. A separate run counts with its last epoch. Its seed is 1000 higher: with the same
+seed and a constant rate it would repeat the long run's first epochs bit for bit.
 
-Finished runs are kept in FOLDER and not trained again: an interrupted study goes on where it was.
-Prints mean and standard deviation over the seeds, the paired difference (one run less separate),
-and what each way costs.
+Finished runs are kept in FOLDER and not trained again: an interrupted study continues. Prints mean
+and standard deviation over the seeds, the paired difference (one run minus separate), and the
+training time of both.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 from dfd_utils import config
-from dfd_utils.training import train
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.training.train import fit
 
 SCHEDULES = {
     "averaged": {},
@@ -52,50 +53,47 @@ def main() -> None:
         batch_size=options.batch_size,
         precision=options.precision,
     )
-    rows = []
+    data, rows = DataFolder(options.data.absolute()), []
     for schedule in options.schedules.split(","):
         for model in options.models.split(","):
             for seed in map(int, options.seeds.split(",")):
                 chosen = dataclasses.replace(profile, seed=seed, **SCHEDULES[schedule])
-                place = options.out / schedule / model / f"seed{seed}"
-                rows += study(model, options.data, place, chosen, lengths)
+                folder = options.out / schedule / model / f"seed{seed}"
+                part = study(model, data, folder, chosen, lengths)
+                rows += [{"schedule": schedule, **row} for row in part]
     table = pd.DataFrame(rows)
     print(summary(table, lengths).to_string(index=False, float_format="%.4f"))
-    for which, seconds in table.groupby("way")["training_seconds"].sum().items():
-        print(f"{which}: {seconds / 60:.1f} min of training")
-    print(f"in epochs: {max(lengths)} against {sum(lengths)}, {max(lengths) / sum(lengths):.0%}")
+    for way, seconds in table.groupby("way")["training_seconds"].sum().items():
+        print(f"{way}: {seconds / 60:.1f} min of training")
+    print(f"epochs: {max(lengths)} instead of {sum(lengths)}, {max(lengths) / sum(lengths):.0%}")
 
 
 def study(
-    model: str, data: Path, place: Path, profile: config.Profile, lengths: list[int]
+    model: str, data: DataFolder, folder: Path, profile: config.Profile, lengths: list[int]
 ) -> list[dict]:
-    """Train the long run and the separate ones of one seed; return a row a way and length."""
-    schedule, seed = place.parts[-3], profile.seed
-    long = dataclasses.replace(profile, epochs=max(lengths))
-    history = trained(model, data, place / "one", long)
+    """Train the long run and the separate ones of one seed; return a row per way and length."""
+    one_run = dataclasses.replace(profile, epochs=max(lengths))
+    histories = {"one run": train(model, data, folder / "one", one_run)}
     rows = []
     for length in lengths:
-        separate = dataclasses.replace(profile, epochs=length, seed=seed + 1000)
-        other = trained(model, data, place / f"separate{length}", separate)
-        for way, judged in (("one run", history), ("separate", other)):
-            row = judged.iloc[length - 1]
+        separate = dataclasses.replace(profile, epochs=length, seed=profile.seed + 1000)
+        histories["separate"] = train(model, data, folder / f"separate{length}", separate)
+        for way, history in histories.items():
+            row = history.iloc[length - 1]
             first = max((n for n in lengths if n < length), default=0) if way == "one run" else 0
-            cost = judged["seconds"].iloc[first:length].sum()  # each epoch is paid for once
+            seconds = history["seconds"].iloc[first:length].sum()  # each epoch is counted once
             rows.append({
-                "schedule": schedule, "model": model, "seed": seed, "epochs": length, "way": way,
-                "training_seconds": cost, **{name: row[name] for name in METRICS},
+                "model": model, "seed": profile.seed, "epochs": length, "way": way,
+                "training_seconds": seconds, **{name: row[name] for name in METRICS},
             })  # fmt: skip
     return rows
 
 
-def trained(model: str, data: Path, out: Path, profile: config.Profile) -> pd.DataFrame:
-    """Return the history of a run, trained unless it is there; its weights are not kept."""
-    kept = out / model / "history.csv"
-    done = out / model / "model.json"
-    history = train.fit(model, data, out / model, profile) if not done.is_file() else None
-    for folder in ("checkpoint", "epochs"):
-        shutil.rmtree(out / model / folder, ignore_errors=True)
-    return history if history is not None else pd.read_csv(kept)
+def train(model: str, data: DataFolder, out: Path, profile: config.Profile) -> pd.DataFrame:
+    """Return the history of a run, trained unless it is complete; delete its checkpoint."""
+    history = fit(model, data, out / model, profile)
+    shutil.rmtree(out / model / "checkpoint", ignore_errors=True)
+    return history
 
 
 def summary(table: pd.DataFrame, lengths: list[int]) -> pd.DataFrame:

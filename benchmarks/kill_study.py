@@ -1,10 +1,10 @@
-"""Does a run that is killed (SIGKILL) at random moments end as one that was never broken?
+"""Does a run that is killed (SIGKILL) at random moments end as one that was never interrupted?
 
-    python benchmarks/kill_study.py [--moments 30] [--kills 3] [--seed 0]
+    python benchmarks/kill_study.py [--moments 30] [--kills 3] [--epochs 3] [--seed 0]
 
 Trains EfficientNet-B0 on small noise images with a checkpoint at every step, so that many moments
-fall into its writing; kills each run `--kills` times, lets it end, and compares history.csv (its
-timing columns aside), the predictions and the weights, bit for bit. Ends with 1 where they differ.
+fall into writing one. It kills each run `--kills` times, lets it end, and compares history.csv (its
+timing columns aside), the weights and their description, bit for bit. Exits with 1 if they differ.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import pandas as pd
 from PIL import Image
 
 from dfd_utils import config
-from dfd_utils.evaluation import evaluate
-from dfd_utils.training import train  # imported once: every run is a fork of this process
-from dfd_utils.training.checkpoint import STATE, SUMS
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.training.checkpoint import STATE, checkpoints
+from dfd_utils.training.train import fit  # imported once: every run is a fork of this process
 
 MODEL = "efficientnet_b0"
 TIMING = ["seconds", "images_per_second"]
@@ -36,7 +36,7 @@ PROFILE = config.get_profile(
 
 
 def main() -> int:
-    """Run the test and print a line a run."""
+    """Run the study and print a line per run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=30)
     parser.add_argument("--kills", type=int, default=3, help="of one run, before it may end")
@@ -46,37 +46,39 @@ def main() -> int:
     warnings.filterwarnings("ignore", ".*fork.*")
     rng = random.Random(options.seed)
     profile = dataclasses.replace(PROFILE, epochs=options.epochs)
-    differing = kills = mid_write = 0
+    differing = kills = while_writing = 0
     with tempfile.TemporaryDirectory() as folder:
-        data = make_data(Path(folder) / "data")
-        whole = Path(folder) / "whole" / MODEL
+        data = DataFolder(make_data(Path(folder) / "data"))
+        data.audit_folder = Path(folder) / "audit"
+        uninterrupted = Path(folder) / "uninterrupted" / MODEL
         start = time.monotonic()
-        assert end_of(begin(data, whole, profile)) == 0, "the unbroken run failed"
+        if wait_for(start_run(data, uninterrupted, profile)) != 0:
+            sys.exit("the uninterrupted run failed")
         duration = time.monotonic() - start
-        print(f"unbroken run: {duration:.1f} s", flush=True)
+        print(f"uninterrupted run: {duration:.1f} s", flush=True)
         while kills < options.moments:
             out = Path(folder) / f"run{kills}" / MODEL
-            told = []
+            moments = []
             for _ in range(min(options.kills, options.moments - kills)):
-                begun, child = time.time(), begin(data, out, profile)
+                started, child = time.time(), start_run(data, out, profile)
                 time.sleep(rng.uniform(0.05, 0.8 * duration))
                 os.killpg(child, signal.SIGKILL)
-                if end_of(child) == 0:
-                    break  # it was faster; no moment to count
+                if wait_for(child) == 0:
+                    break  # it ended before: no moment to count
                 kills += 1
-                writing = half_written(out / "checkpoint" / ".partial", begun)
-                mid_write += writing
-                places = sorted(p.name for p in (out / "checkpoint").glob("epoch_*"))
-                told.append((places[-1] if places else "start") + (" writing" if writing else ""))
-            same = end_of(begin(data, out, profile)) == 0 and identical(whole, out)
+                writing = half_written(out, started)
+                while_writing += writing
+                newest = next((path.name for path in checkpoints(out)), "start")
+                moments.append(newest + (" writing" if writing else ""))
+            same = wait_for(start_run(data, out, profile)) == 0 and identical(uninterrupted, out)
             differing += not same
-            print(f"{'same' if same else 'DIFFERENT'}; killed at {', '.join(told)}", flush=True)
-    print(f"{kills} moments, {mid_write} of them while writing; {differing} runs differ")
+            print(f"{'same' if same else 'DIFFERENT'}; killed at {', '.join(moments)}", flush=True)
+    print(f"{kills} moments, {while_writing} of them while writing; {differing} runs differ")
     return int(differing > 0)
 
 
 def make_data(folder: Path) -> Path:
-    """Write 20 Train images a class and 6 in the other splits: Real is bright, Fake is dark."""
+    """Write 20 Train images per class and 6 in the other splits: Real is bright, Fake is dark."""
     rng = np.random.default_rng(0)
     for split, images in (("Train", 20), ("Validation", 6), ("Test", 6)):
         for name, level in (("Real", 150), ("Fake", 100)):
@@ -87,39 +89,37 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def begin(data: Path, out: Path, profile: config.Profile) -> int:
-    """Train and score in a fork that leads a process group; return its id."""
+def start_run(data: DataFolder, out: Path, profile: config.Profile) -> int:
+    """Train in a fork that leads a process group; return its id."""
     child = os.fork()
     if child:
         return child
     os.setpgid(0, 0)
     try:
-        train.fit(MODEL, data, out, profile, lambda line: None)
-        table = evaluate.score_split(out, data, "Validation")
-        table.to_csv(out / "predictions_Validation.csv", index=False)
+        fit(MODEL, data, out, profile, lambda line: None)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
     os._exit(0)
 
 
-def end_of(child: int) -> int:
+def wait_for(child: int) -> int:
     """Wait for the fork; return its exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def half_written(partial: Path, begun: float) -> bool:
-    """Say whether a checkpoint was being written since `begun`, over an older one or anew."""
-    times = [path.stat().st_mtime for path in (partial / STATE, partial / SUMS) if path.exists()]
-    return bool(times) and times[0] >= begun and times[0] == max(times)
+def half_written(out: Path, started: float) -> bool:
+    """Return whether a checkpoint that was begun since `started` is incomplete."""
+    partial = out / "checkpoint" / ".partial" / STATE
+    return partial.exists() and partial.stat().st_mtime >= started
 
 
 def identical(one: Path, two: Path) -> bool:
-    """Compare two finished runs, timing aside."""
+    """Return whether two finished runs are the same, timing aside."""
     histories = [pd.read_csv(run / "history.csv").drop(columns=TIMING) for run in (one, two)]
-    files = ("model.safetensors", "model.json", "predictions_Validation.csv")
     return histories[0].equals(histories[1]) and all(
-        (one / name).read_bytes() == (two / name).read_bytes() for name in files
+        (one / name).read_bytes() == (two / name).read_bytes()
+        for name in ("model.safetensors", "model.json")
     )
 
 

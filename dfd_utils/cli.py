@@ -1,7 +1,7 @@
 """The command `dfd`.
 
-Exit codes: 0 done, 2 wrong use, 3 some inputs failed, 75 the time limit is reached, 130 and 143
-stopped by Ctrl-C and SIGTERM, 1 anything else.
+Exit codes: 0 done; 2 wrong use or bad settings; 3 some inputs failed; 75 the time limit is reached;
+130 and 143 stopped by Ctrl-C and SIGTERM; 1 anything else.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from pathlib import Path
 from dfd_utils import __version__, commands
 from dfd_utils.config import PROFILES, RunInterrupted, UserError
 
-_MODEL = "default: the best of the newest run, by Validation"
+_MODEL = "default: the best model of the newest run, by Validation"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    # A line is written at once, also to a file or a pipe.
+    # Lines are written at once, also to a file or a pipe.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     try:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         how = " with --resume" if options.command is commands.predict else ""
         reason = str(error) or f"the same command{how} continues where it stopped"
         code, message = 130, f"interrupted; {reason}"
-    except BrokenPipeError:  # nobody reads our output any more
+    except BrokenPipeError:  # nobody reads the output any more
         sys.stderr.close()
         return 1
     except Exception as error:
@@ -58,20 +58,23 @@ def _parser() -> argparse.ArgumentParser:
         prog="dfd", description="Deepfake face images: label 0 = Real, 1 = Fake (positive class)."
     )
     parser.add_argument("--version", action="version", version=f"dfd {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    debug = {"action": "store_true", "help": "show tracebacks"}
+    parser.add_argument("--debug", **debug)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function, text: str) -> argparse.ArgumentParser:
         added = subparsers.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
+        # Also accepted after the command; without a default, which would undo one before it.
+        added.add_argument("--debug", default=argparse.SUPPRESS, **debug)
         return added
 
     add = command(
-        "run", commands.run, "run the notebooks and write the report (what run_all.sh calls)"
+        "run", commands.run, "run the notebooks and write the report (called by run_all.sh)"
     )
     add.add_argument("--data", metavar="DIR|kaggle", help="default: the embedded sample")
     add.add_argument("--profile", default="sample", help=", ".join(PROFILES))
-    add.add_argument("--run", metavar="NAME", help="default: the data set's name")
+    add.add_argument("--run", metavar="NAME", help="default: made from the data set's name")
     add.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     add.add_argument("--only", metavar="04,05", help="numbers of the notebooks to execute")
     add.add_argument("--no-pdf", action="store_true")
@@ -87,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("name", nargs="?", default="openforensics")
     add.add_argument("--out", type=Path)
 
-    add = command("audit", commands.audit, "duplicates, leakage, shortcuts and shift of a data set")
+    add = command(
+        "audit", commands.audit, "find duplicates, leakage, shortcuts and shift in a data set"
+    )
     add.add_argument("data", type=Path, metavar="DIR")
     add.add_argument("--out", type=Path, help="default: build/audit/<data set>-<hash of its path>")
 
@@ -103,15 +108,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--seed", type=int)
     add.add_argument("--weights", metavar="imagenet|none|FILE")
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
-    add.add_argument("--max-hours", type=float, help="time limit; the run stops in good order")
-    add.add_argument("--checkpoint-minutes", type=float, help="between checkpoints inside an epoch")
+    add.add_argument(
+        "--max-hours", type=float, help="time limit; the run saves its state and stops"
+    )
+    add.add_argument("--checkpoint-minutes", type=float, help="between checkpoints within an epoch")
     add.add_argument("--keep-epochs", action="store_true", default=None)
     add.add_argument(
         "--resume", action="store_true", help="continue an interrupted run (the default)"
     )
 
     add = command("plan", commands.plan, "estimate the time of a study on this machine")
-    add.add_argument("--max-hours", type=float, help="say how many epochs fit")
+    add.add_argument("--max-hours", type=float, help="also estimate how many epochs fit")
     add.add_argument("--data", type=Path, metavar="DIR", help="default: the embedded sample")
     add.add_argument("--profile", default="sample", help=", ".join(PROFILES))
     add.add_argument("--models", default="resnet50,efficientnet_b0", metavar="A,B")
@@ -127,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--batch-size", type=int, default=32)
     add.add_argument("--precision", metavar="auto|fp32|bf16|fp16")
     add.add_argument("--batches", type=int, default=8, help="per measurement (default: 8)")
-    add.add_argument("--rounds", type=int, default=3, help="the medians count (default: 3)")
+    add.add_argument(
+        "--rounds", type=int, default=3, help="rounds, of which medians are reported (default: 3)"
+    )
     add.add_argument("--json", type=Path, metavar="FILE", help="receives the rows as JSON")
 
     add = command("evaluate", commands.evaluate, "evaluate all models of a folder on a split")
@@ -145,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     add.add_argument("--resume", action="store_true", help="continue after the last row of FILE")
     add.add_argument(
-        "--explain", type=Path, metavar="DIR", help="receives a heat map of each image"
+        "--explain", type=Path, metavar="DIR", help="receives a heat map for each image"
     )
     add.add_argument(
         "--face-check", action=argparse.BooleanOptionalAction,
@@ -155,9 +164,11 @@ def _parser() -> argparse.ArgumentParser:
         "paths", nargs="+", metavar="PATH", help="file, folder, 'pattern', or - for standard input"
     )
 
-    add = command("demo", commands.demo, "a local page that classifies the images dropped on it")
+    add = command(
+        "demo", commands.demo, "serve a local page that classifies the images dropped on it"
+    )
     add.add_argument("--run", type=Path, help="folder of models; default: the newest run")
-    add.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    add.add_argument("--port", type=int, help="default: the first free port from 7860")
 
     add = command("export", commands.export, "write a model in another format")
     add.add_argument("--onnx", action="store_true", required=True, help="the format")

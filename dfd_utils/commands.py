@@ -1,6 +1,6 @@
-"""What each command of `dfd` does with its options; cli.py reads them.
+"""The commands of `dfd`, as functions of the options that cli.py has parsed.
 
-Heavy modules are imported by the commands that need them, so that `dfd --help` is instant.
+Heavy modules are imported inside the commands that need them, so that `dfd --help` is instant.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def _literal(text: str) -> object:
 
 
 def _data_folder(path: Path | None):
-    """Open the data set; a relative path counts from the working directory."""
+    """Open a data set; a relative path counts from the working directory."""
     from dfd_utils.data.folder import DataFolder
 
     return DataFolder(path and path.absolute())

@@ -9,32 +9,30 @@ CLASSES = ("Real", "Fake")  # the label is the position: 0 = Real, 1 = Fake (the
 SPLITS = ("Train", "Validation", "Test")
 _package_parent = Path(__file__).resolve().parent.parent
 PROJECT_ROOT = _package_parent if (_package_parent / "notebooks").is_dir() else Path.cwd()
-# All output is under OUTPUT_ROOT, so that a read-only checkout can be run, too.
+# All output is under OUTPUT_ROOT, so that a read-only checkout works, too.
 OUTPUT_ROOT = Path(os.environ.get("DFD_OUTPUT_DIR") or PROJECT_ROOT).resolve()
 DATA_DIR = Path(os.environ.get("DFD_DATA_DIR") or OUTPUT_ROOT / "data").resolve()
 BUILD_DIR = OUTPUT_ROOT / "build"
 FIGURES_DIR = OUTPUT_ROOT / "figures"
-START_TIME_ENV = (
-    "DFD_STARTED"  # environment variable: when the whole run began, in seconds since 1970
-)
+START_TIME_ENV = "DFD_STARTED"  # environment variable: start of the run, seconds since 1970
 
 
 class UserError(Exception):
-    """A problem that the user can solve; its text is the one line that is shown (exit code 2)."""
+    """A problem that the user can solve; its one-line text is all that is printed (exit code 2)."""
 
     def __init__(self, message: str):
-        # An error of a DataLoader worker arrives with its traceback as text: keep what it says.
+        # A DataLoader worker's error arrives with its traceback as text: keep only the message.
         super().__init__(str(message).rsplit("UserError: ", 1)[-1].strip())
 
 
 class RunInterrupted(Exception):  # noqa: N818  (no error)
-    """A run ended early in good order; the same command continues it."""
+    """A run stopped early with its state saved; the same command continues it."""
 
     exit_code = 143  # as after SIGTERM
 
 
 class TimeLimitReached(RunInterrupted):
-    """The time limit of a run is reached."""
+    """A run reached its time limit."""
 
     exit_code = 75  # "try again", EX_TEMPFAIL of sysexits.h
 
@@ -53,21 +51,21 @@ class Profile:
     ema_decay: float = 0.99  # of the averaged weights, which are evaluated and saved
     degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
     cutmix_probability: float = 0.0  # share of training batches whose images are cut and mixed
-    instance_norm: bool = False  # each image's channels have mean 0 and standard deviation 1
-    flip_at_test: bool = False  # logits are the mean of an image's and its mirror image's
+    instance_norm: bool = False  # scale each image's channels to mean 0, standard deviation 1
+    flip_at_test: bool = False  # average the logits of an image and its mirror image
     weights: str = "none"  # none | imagenet | a file of weights
-    # The next two are chosen on the machine if they are "auto" or None (training/autotune.py).
+    # "auto" or None: chosen for the machine by training/autotune.py.
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
-    micro_batch_size: int | None = None  # images that go through the model at once; None: all
+    micro_batch_size: int | None = None  # images per forward pass; None: the whole batch
     seed: int = 0
-    # The others do not change the result (RESULT_NEUTRAL_SETTINGS).
+    # The rest does not change the result (RESULT_NEUTRAL_SETTINGS).
     num_workers: int | None = None  # processes that decode images
     checkpoint_minutes: float = 5.0  # between checkpoints inside an epoch
     max_hours: float | None = None  # time limit of the whole run, all models
     keep_epochs: bool = False  # keep the averaged weights of every epoch, not only the best
 
 
-# Settings that are chosen on the machine, and the values that request it.
+# Settings that can be chosen for the machine, and the values that request it.
 AUTO_SETTINGS = {"precision": "auto", "micro_batch_size": None}
 RESULT_NEUTRAL_SETTINGS = ("num_workers", "checkpoint_minutes", "max_hours", "keep_epochs")
 _SESSION = Profile(
@@ -83,13 +81,13 @@ _SESSION = Profile(
     weights="imagenet",
 )
 PROFILES = {
-    # minutes on two CPU cores, with the embedded sample
+    # the embedded sample: minutes on two CPU cores
     "sample": Profile("sample", image_size=64, epochs=8, batch_size=32, lr=1e-3),
-    # one four-hour session on a T4, with the Kaggle data
+    # the Kaggle data: one four-hour session on a T4
     "studio-lab": _SESSION,
-    # as long as it takes, on any larger GPU
+    # any larger GPU, without a time limit
     "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
-    # about a thousand images and no pretrained weights; half an hour per model on two CPU cores
+    # about a thousand images, no pretrained weights: half an hour per model on two CPU cores
     "few-images": Profile(
         "few-images",
         image_size=64,
@@ -107,7 +105,7 @@ _MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 
 
 
 def get_profile(name: str, **overrides: object) -> Profile:
-    """Return the profile `name` with the settings in `overrides` that are not None.
+    """Return the profile `name`, changed by those `overrides` that are not None.
 
     Raises:
         UserError: unknown profile or setting, wrong type, or a value out of range.

@@ -1,8 +1,8 @@
+"""Profiles and errors."""
+
 import pytest
 
 from dfd_utils.config import PROFILES, UserError, get_profile
-from dfd_utils.data.folder import data_path
-from dfd_utils.runtime.files import write_atomic
 
 
 def test_overrides_replace_and_none_keeps():
@@ -31,24 +31,13 @@ def test_bad_settings_are_named(name, settings, named):
         get_profile(name, **settings)
 
 
-def test_missing_data_folder_is_named():
-    with pytest.raises(UserError, match="no-such-data"):
-        data_path("no-such-data")
+def test_a_file_of_weights_must_exist(tmp_path):
+    (tmp_path / "a.pth").touch()
+    assert get_profile("sample", weights=str(tmp_path / "a.pth")).weights == str(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="neither none, imagenet nor a file"):
+        get_profile("sample", weights=str(tmp_path / "b.pth"))
 
 
-def test_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
-    place = write_atomic(tmp_path / "a.txt", "before")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(UserError, match=r"a\.txt.*No space left"):
-        write_atomic(place, "after")
-    assert place.read_text() == "before"
-
-
-def test_write_below_a_file_is_a_user_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_atomic(tmp_path / "file" / "a.txt", "text")
+def test_the_error_of_a_worker_process_keeps_its_last_line():
+    text = "Caught UserError in DataLoader worker process 0.\nTraceback …\nUserError: a.jpg: empty"
+    assert str(UserError(text)) == "a.jpg: empty"

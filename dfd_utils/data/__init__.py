@@ -1,1 +1,1 @@
-"""Get, check, decode and load images: from a folder on disk to batches of a data loader."""
+"""Download, audit, decode and load images: from a folder on disk to batches."""

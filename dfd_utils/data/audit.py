@@ -1,4 +1,4 @@
-"""What a data set really is: unreadable files, duplicates, leakage, shortcuts, shift."""
+"""The audit of a data set: unreadable files, duplicates, leakage, shortcuts, shift."""
 
 from __future__ import annotations
 
@@ -30,30 +30,29 @@ FILE_ATTRIBUTES = {
     "JPEG tables": ["tables", "jpeg_quality"],
     "brightness": ["brightness", "contrast"],
     "mean colour": list(COLOURS),
-    "transparency": [TRANSPARENCY],
 }
 FILE_ATTRIBUTES["all attributes"] = [
     column for columns in FILE_ATTRIBUTES.values() for column in columns
 ]
-SHORTCUT_AUC = 0.55  # a warning where the interval is above it
-MAX_CLASSIFIED = 10_000  # images per split: enough for an interval of 0.02
+FILE_ATTRIBUTES["transparency"] = [TRANSPARENCY]  # last: left out where all images are opaque
+SHORTCUT_AUC = 0.55  # the audit warns if the whole interval is above
+MAX_CLASSIFIED = 10_000  # images per split: enough for an interval of width 0.02
 
 
 def audit(data: DataFolder, out: Path | None = None, processes: int | None = None) -> dict:
     """Audit a data set and return the summary, which is also written to `out`.
 
     Writes files.csv (a row per image), unreadable.csv, duplicates.csv, exclude.csv and
-    summary.json; paths are relative to the data set, labels 0 = Real and 1 = Fake. An audit of the
-    same files by the same rules is not repeated, and an image that has not changed is not read
-    again.
+    summary.json; paths are relative to the data set, labels are 0 = Real and 1 = Fake. Unchanged
+    files are not audited again by the same rules, and an unchanged image is never read again.
 
     Args:
         data: the data set.
         out: None: `data.audit_folder`.
-        processes: workers that decode images; None: all cores, one for a small data set.
+        processes: workers that decode images; None: one per core, or one for a small data set.
 
     Raises:
-        UserError: no image at all, or `out` cannot be written.
+        UserError: there is no image; `out` cannot be written.
     """
     folder, listing, out = data.path, data.images, Path(out or data.audit_folder)
     if listing.empty:
@@ -92,12 +91,12 @@ def audit(data: DataFolder, out: Path | None = None, processes: int | None = Non
     tables = (files, unreadable, pairs[columns], exclude)
     for name, table in zip(FILES[:4], tables, strict=True):
         write_atomic(out / name, table.to_csv(index=False, float_format="%.6g"))
-    write_json(out / "summary.json", summary)  # last: with it the audit counts as done
+    write_json(out / "summary.json", summary)  # last: it marks the audit as complete
     return summary
 
 
 def find_summary(data: DataFolder, out: Path) -> dict | None:
-    """Return the summary in `out` if it is of these very files, audited by these rules."""
+    """Return the summary in `out` if the files and the audit's rules have not changed since."""
     if not all((out / name).is_file() for name in FILES):
         return None
     summary = read_json(out / "summary.json", (), "delete it")
@@ -105,14 +104,16 @@ def find_summary(data: DataFolder, out: Path) -> dict | None:
 
 
 def _state(data: DataFolder) -> str:
-    """Return a hash of all that an audit depends on: the rules, and each file's size and times."""
+    """Return a hash of all that an audit depends on: its rules, the files' sizes and times."""
     rules = [VERSION, duplicates.RULES, FILE_ATTRIBUTES, SHORTCUT_AUC, MAX_CLASSIFIED]
     columns = data.images[["path", "bytes", "mtime", "ctime"]].astype(str)
-    return content_hash(str(data.path), repr(rules), *("\n".join(columns[c]) for c in columns))
+    return content_hash(
+        str(data.path.resolve()), repr(rules), *("\n".join(columns[c]) for c in columns)
+    )
 
 
 def _files_table(listing: pd.DataFrame, records: np.ndarray) -> pd.DataFrame:
-    """Return files.csv: what an unreadable file lacks is empty."""
+    """Return the table files.csv, with empty measurements for unreadable files."""
     table = listing.drop(columns=["mtime", "ctime"])
     for name in ("width", "height"):
         table[name] = pd.array(records[name], "Int64")
@@ -143,16 +144,16 @@ def _summarise(
     skipped: Counter,
 ) -> dict:
     size = good.width.astype(str) + " x " + good.height.astype(str)
-    found = {}
+    pair_counts = {}
     for kind in ("exact", "near"):
-        some = pairs[pairs.kind == kind]
-        found[kind] = {"pairs": len(some)}
-        found[kind] |= {f"across_{k}": int(some[f"across_{k}"].sum()) for k in ("splits", "labels")}
+        table = pairs[pairs.kind == kind]
+        across = {k: int(table[k].sum()) for k in ("across_splits", "across_labels")}
+        pair_counts[kind] = {"pairs": len(table)} | across
     inside = {s: set(clusters[good.split == s]) for s in SPLITS}
     leakage, warnings = {}, []
     if skipped:
         names = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-        warnings.append(f"{skipped.total():,} files are no images and were skipped ({names})")
+        warnings.append(f"skipped {skipped.total():,} files that are not images ({names})")
     for low, high in (("Train", "Validation"), ("Train", "Test"), ("Validation", "Test")):
         shared = list(inside[low] & inside[high])
         leaks = int(((good.split == low) & np.isin(clusters, shared)).sum())
@@ -169,7 +170,7 @@ def _summarise(
         "modes": good["mode"].value_counts().to_dict(),
         "not_rgb": good.path[good["mode"] != "RGB"].head(100).tolist(),
         "sizes": size.value_counts().head(20).to_dict(),
-        "duplicates": found,
+        "duplicates": pair_counts,
         "near_duplicate_rule": duplicates.RULES,
         "leakage": leakage,
         "excluded": _by_split_and_class(files[files.path.isin(exclude.path)]),
@@ -180,16 +181,16 @@ def _summarise(
 
 
 def find_shortcuts(files: pd.DataFrame) -> list[dict]:
-    """Measure how well attributes of the file alone predict the label, by a decision tree.
+    """Measure how well file attributes predict the label without the image's content.
 
-    The tree is cross-validated.
+    The scores are those of a cross-validated decision tree.
 
     Args:
-        files: rows of files.csv, without copies (which would be in two folds).
+        files: rows of files.csv, without duplicates (which could be in two folds).
 
     Returns:
-        a row per split and set of attributes: split, attributes, images, auc, low, high (95 %; None
-        for fewer than 50 images of a class) and warning, empty where there is none.
+        a row per split and set of attributes: split, attributes, images, auc with low and high
+        (95 %; None for fewer than 50 images of a class), and warning (empty for none).
     """
     codes = files.assign(tables=pd.factorize(files.jpeg_tables, sort=True)[0])
     rows = []
@@ -199,6 +200,8 @@ def find_shortcuts(files: pd.DataFrame) -> list[dict]:
             table = table.sample(MAX_CLASSIFIED, random_state=0)
         labels = table.label.to_numpy()
         for name, columns in FILE_ATTRIBUTES.items():
+            if name == "transparency" and not files[TRANSPARENCY].any():
+                continue
             row = {"split": split, "attributes": name, "images": len(table)}
             row |= {"auc": None, "low": None, "high": None, "warning": ""}
             rows.append(row)
@@ -220,11 +223,11 @@ def find_shift(files: pd.DataFrame) -> list[dict]:
     """Compare each degradation statistic of Test and Validation with that of Train.
 
     Args:
-        files: rows of files.csv of readable images.
+        files: the rows of files.csv of readable images.
 
     Returns:
         a row per split, class (All, Real, Fake) and statistic: the medians of the split and of
-        Train, and Cliff's delta in [-1, 1] (positive: higher than in Train) with its size word.
+        Train, and Cliff's delta in [-1, 1] (positive: higher than in Train) with its size in words.
     """
     rows = []
     for split in ("Validation", "Test"):

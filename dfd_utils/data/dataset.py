@@ -16,22 +16,22 @@ from dfd_utils.data.image_io import read_pixels
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Decode an image file to uint8 RGB `[3, H, W]`, channels last in memory; see `read_pixels`."""
+    """Decode an image file to uint8 RGB `[3, H, W]` (channels last in memory), as `read_pixels`."""
     return torch.from_numpy(read_pixels(path)).permute(2, 0, 1)
 
 
 class DeepFakeDataset(Dataset):
-    """Images of a data set; usually those of one split, opened by `DataFolder.split`.
+    """Images of a data set with their labels; `DataFolder.split` opens one split.
 
     An item is `(image, label)`: uint8 RGB `[3, H, W]` after `transform`, and 0 = Real, 1 = Fake.
 
     Args:
         folder: the data set's folder.
-        names: paths relative to `folder`, as "Train/Fake/a.jpg".
-        labels: the label of each.
-        transform: called with the uint8 image tensor.
-        seed: makes random transforms depend on (seed, epoch, index) alone, so that neither the
-            number of workers nor a resumed run changes them; None leaves the global generator.
+        names: the images' paths relative to `folder`, such as "Train/Fake/a.jpg".
+        labels: the images' labels.
+        transform: is called with the uint8 image tensor.
+        seed: random transforms depend only on (seed, epoch, index), and so neither on the number
+            of workers nor on a resumed run; None: they use the global generator as it is.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class DeepFakeDataset(Dataset):
     ):
         self.folder, self.transform, self.seed = folder, transform, seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it
-        # Arrays, not lists: worker processes share their memory instead of copying it.
+        # Arrays, not lists: worker processes share their memory.
         self._names = np.array([name.encode() for name in names])
         self.labels = np.array(labels)
 
     @property
     def epoch(self) -> int:
-        """The running epoch; set it between two passes."""
+        """The current epoch; set it between two passes."""
         return int(self._epoch)
 
     @epoch.setter
@@ -70,16 +70,30 @@ class DeepFakeDataset(Dataset):
         return self.folder / self._names[index].decode()
 
     def subsample(self, images: int) -> DeepFakeDataset:
-        """Return a data set of about `images` of these images, evenly spread over both classes."""
-        step = max(1, len(self) // images)
-        fewer = copy.copy(self)
-        fewer._names, fewer.labels = self._names[::step], self.labels[::step]
-        return fewer
+        """Return a data set of `images` of these images, or of all if there are fewer.
+
+        Each class keeps its share, but at least one image; within a class the images are evenly
+        spaced. The choice is deterministic.
+        """
+        members = [np.flatnonzero(self.labels == label) for label in (0, 1)]
+        images = min(images, len(self))
+        fakes = round(images * len(members[1]) / len(self))
+        if all(map(len, members)):
+            fakes = min(max(fakes, 1), images - 1)
+        chosen = [
+            member[np.arange(count) * len(member) // count]
+            for member, count in zip(members, (images - fakes, fakes), strict=True)
+            if count
+        ]
+        index = np.sort(np.concatenate(chosen))
+        subset = copy.copy(self)
+        subset._names, subset.labels = self._names[index], self.labels[index]
+        return subset
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
             image = read_image(self.path(index))
-        except UserError as error:  # the audit excludes what it cannot read
+        except UserError as error:  # the file has changed since the audit
             raise UserError(f"{error}; remove it, or run `dfd audit` again") from error
         if self.transform is not None:
             if self.seed is not None:
@@ -89,6 +103,6 @@ class DeepFakeDataset(Dataset):
 
 
 def seed_cpu_rng(*key: int) -> None:
-    """Make this process's next random numbers on the CPU depend on `key` alone."""
-    # Not torch.manual_seed: it seeds every device's generator, in 40 times the time.
+    """Make this process's next random numbers on the CPU depend only on `key`."""
+    # torch.manual_seed would seed the generators of all devices, which takes 40 times as long.
     torch.default_generator.manual_seed(hash(key) & 0x7FFFFFFFFFFFFFFF)

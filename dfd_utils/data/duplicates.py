@@ -1,4 +1,4 @@
-"""Search for images that stand twice in a data set: the same, or nearly the same, picture."""
+"""Search for exact and near duplicates of images, and the images to exclude because of them."""
 
 from itertools import pairwise
 
@@ -9,24 +9,22 @@ from scipy.sparse.csgraph import connected_components
 
 from dfd_utils.config import SPLITS
 
-RADIUS = 4  # Hamming distance up to which two images are compared; re-encoded copies lie within
-BANDS = RADIUS + 1  # hashes within RADIUS bits agree in at least one whole band of 12 or 13 bits
-MIN_CORRELATION = 0.995  # of two thumbnails of one picture
-MAX_BLOCK_DIFFERENCE = 2.0  # grey levels of 255; a swapped face differs by 4 and more in a block
-MAX_BUCKET_STEPS = (
-    2000  # neighbours compared in a band; bounds the cost of thousands of black frames
-)
+RADIUS = 4  # Hamming distance up to which two images are compared; enough for re-encoded copies
+BANDS = RADIUS + 1  # hashes within RADIUS bits agree in at least one band of 12 or 13 bits
+MIN_CORRELATION = 0.995  # of the thumbnails of near duplicates
+MAX_BLOCK_DIFFERENCE = 2.0  # grey levels of 255; a swapped face differs by 4 or more in a block
+MAX_BUCKET_STEPS = 2000  # neighbours compared per band: limits the cost of many black frames
+MAX_GROUP_PAIRS = 10  # copies paired each with each; further copies are paired with the first
 RULES = {
     "hash_bits": 64,
     "hamming_radius": RADIUS,
     "min_correlation": MIN_CORRELATION,
     "max_block_difference": MAX_BLOCK_DIFFERENCE,
 }
-MAX_GROUP_PAIRS = 10  # copies of one picture that are paired each with each; others with the first
 
 
 def exact_groups(file_digests: np.ndarray, pixel_digests: np.ndarray) -> np.ndarray:
-    """Return a group number an image `[n]` (int): equal where the file or its pixels are equal."""
+    """Return group numbers `[n]` (int), equal for images with equal files or equal pixels."""
     n = len(file_digests)
     files, pixels = pd.factorize(file_digests)[0], pd.factorize(pixel_digests)[0] + n
     image = np.arange(n)
@@ -36,26 +34,25 @@ def exact_groups(file_digests: np.ndarray, pixel_digests: np.ndarray) -> np.ndar
 
 
 def pairs_within(groups: np.ndarray) -> np.ndarray:
-    """Return the pairs `[k, 2]` of images of one group: each with each, or with the first if many.
+    """Return the pairs `[k, 2]` of images in the same group, see MAX_GROUP_PAIRS.
 
     Args:
-        groups: group number an image `[n]`.
+        groups: the images' group numbers `[n]`.
     """
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1, append=-1))
-    found = [np.empty((0, 2), int)]
+    pairs = [np.empty((0, 2), int)]
     for start, end in pairwise(starts):
         if end - start > 1:
             members = order[start:end]
-            few = members[:MAX_GROUP_PAIRS]
-            found.append(few[np.stack(np.triu_indices(len(few), 1), 1)])
-            more = members[MAX_GROUP_PAIRS:]
-            found.append(np.stack([np.full(len(more), members[0]), more], 1))
-    return np.concatenate(found)
+            first, others = members[:MAX_GROUP_PAIRS], members[MAX_GROUP_PAIRS:]
+            pairs.append(first[np.stack(np.triu_indices(len(first), 1), 1)])
+            pairs.append(np.stack([np.full(len(others), members[0]), others], 1))
+    return np.concatenate(pairs)
 
 
 def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the pairs of hashes within RADIUS bits by multi-index hashing, not each with each.
+    """Find the pairs of hashes within RADIUS bits by multi-index hashing.
 
     Args:
         hashes: uint64 `[n]`.
@@ -65,11 +62,11 @@ def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n = len(hashes)
     bits = np.unpackbits(hashes.view(np.uint8).reshape(n, 8), axis=1)
-    found = [np.empty(0, int)]
+    codes = [np.empty(0, int)]
     for band in range(BANDS):
-        some = bits[:, band::BANDS]  # bits from everywhere: neighbours in a hash are alike
-        keys = some @ (1 << np.arange(some.shape[1]))
-        order = np.lexsort((hashes, keys))  # in a bucket, similar hashes lie side by side
+        band_bits = bits[:, band::BANDS]  # spread out, because neighbouring bits are correlated
+        keys = band_bits @ (1 << np.arange(band_bits.shape[1]))
+        order = np.lexsort((hashes, keys))  # within a bucket, similar hashes are neighbours
         keys = keys[order]
         left = np.arange(n)
         for step in range(1, MAX_BUCKET_STEPS + 1):
@@ -80,8 +77,8 @@ def candidate_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             a, b = order[left], order[left + step]
             near = np.bitwise_count(hashes[a] ^ hashes[b]) <= RADIUS
             a, b = a[near], b[near]
-            found.append(np.minimum(a, b) * n + np.maximum(a, b))
-    a, b = np.divmod(np.unique(np.concatenate(found)), max(n, 1))
+            codes.append(np.minimum(a, b) * n + np.maximum(a, b))
+    a, b = np.divmod(np.unique(np.concatenate(codes)), max(n, 1))
     return np.stack([a, b], 1), np.bitwise_count(hashes[a] ^ hashes[b])
 
 
@@ -93,37 +90,37 @@ def compare_thumbnails(thumbnails: np.ndarray, pairs: np.ndarray) -> tuple[np.nd
         pairs: `[k, 2]`.
 
     Returns:
-        correlation `[k]` in [-1, 1], and the mean absolute difference of the block of 4 x 4 pixels
-        in which they differ most `[k]`, in grey levels of 255.
+        correlation `[k]` in [-1, 1], and the largest mean absolute difference of a block of 4 x 4
+        pixels `[k]`, in grey levels of 255.
     """
     correlation, difference = np.zeros(len(pairs)), np.zeros(len(pairs))
     for start in range(0, len(pairs), 4096):
-        some = slice(start, start + 4096)
-        a, b = (thumbnails[pairs[some, side]].astype(np.float32) for side in (0, 1))
+        part = slice(start, start + 4096)
+        a, b = (thumbnails[pairs[part, side]].astype(np.float32) for side in (0, 1))
         a, b = a - a.mean((1, 2), keepdims=True), b - b.mean((1, 2), keepdims=True)
         spread_a, spread_b = a.std((1, 2), keepdims=True), b.std((1, 2), keepdims=True)
-        # A flat picture correlates with nothing, so that two black frames are not one picture.
+        # A flat image correlates with no other: two black frames are not duplicates.
         a, b = a / np.maximum(spread_a, 1), b / np.maximum(spread_b, 1)
-        correlation[some] = (a * b).mean((1, 2))
+        correlation[part] = (a * b).mean((1, 2))
         apart = np.abs(a - b) * np.maximum(spread_a, spread_b)
-        difference[some] = apart.reshape(len(a), 8, 4, 8, 4).mean((2, 4)).max((1, 2))
+        difference[part] = apart.reshape(len(a), 8, 4, 8, 4).mean((2, 4)).max((1, 2))
     return correlation, difference
 
 
 def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray) -> pd.DataFrame:
-    """Find the near duplicates: candidates by perceptual hash, verified on their thumbnails.
+    """Find near duplicates: candidates by perceptual hash, verified on their thumbnails.
 
     Args:
         hashes: uint64 `[n]`.
         thumbnails: uint8 grey `[n, 32, 32]`.
-        groups: exact duplicates, as `exact_groups` gives them; one image a group is searched.
+        groups: of exact duplicates, see `exact_groups`; only one image per group is searched.
 
     Returns:
         columns a, b (images of different groups), hamming, correlation, difference.
     """
-    one = np.unique(groups, return_index=True)[1]
-    pairs, hamming = candidate_pairs(hashes[one])
-    pairs = one[pairs]
+    representatives = np.unique(groups, return_index=True)[1]
+    pairs, hamming = candidate_pairs(hashes[representatives])
+    pairs = representatives[pairs]
     correlation, difference = compare_thumbnails(thumbnails, pairs)
     same = (correlation >= MIN_CORRELATION) & (difference <= MAX_BLOCK_DIFFERENCE)
     columns = {"a": pairs[:, 0], "b": pairs[:, 1], "hamming": hamming}
@@ -132,15 +129,15 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray, groups: np.ndarray) -
 
 
 def find_duplicates(records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-    """List the pairs of images that are exact or near duplicates of each other.
+    """List the pairs of exact and near duplicates.
 
     Args:
         records: `[n]` of readable images with the fields sha256, pixels, hash and thumbnail.
 
     Returns:
         columns a, b (positions in `records`, a < b), kind (exact | near), match (file | pixels |
-        thumbnail), hamming (of 64 bits), correlation, difference, cluster; and the cluster of each
-        image `[n]`: images are in one cluster that exact and near pairs connect.
+        thumbnail), hamming (of 64 bits), correlation, difference, cluster; and the clusters `[n]`
+        of images that pairs connect, directly or through other images.
     """
     groups = exact_groups(records["sha256"], records["pixels"])
     a, b = pairs_within(groups).T
@@ -156,7 +153,7 @@ def find_duplicates(records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
         (np.ones(len(near), bool), (groups[near.a], groups[near.b])), (n_groups,) * 2
     )
     clusters = connected_components(links, directed=False)[1][groups]
-    # A near duplicate of one copy is a near duplicate of the other copies too.
+    # A near duplicate of one copy is a near duplicate of its other copies, too.
     members = members.groupby("group").head(MAX_GROUP_PAIRS)
     for side in ("a", "b"):
         near["group"] = groups[near[side]]
@@ -171,13 +168,14 @@ def find_duplicates(records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def build_exclusion_list(files: pd.DataFrame, clusters: np.ndarray) -> pd.Series:
-    """Name the images to leave out, with the reason; empty text where the image stays.
+    """Return the reasons to exclude images `[n]`, empty for the images to keep.
 
-    Train gives way to Validation and Validation to Test; a picture with both labels goes whole.
+    Excluded are images of Train with a duplicate in Validation or Test, images of Validation with
+    a duplicate in Test, and all duplicates with both labels.
 
     Args:
         files: columns path, split, label of the readable images `[n]`.
-        clusters: `[n]`, as `find_duplicates` gives them.
+        clusters: `[n]`, see `find_duplicates`.
     """
     reason = pd.Series("", index=files.index)
     if files.empty:
@@ -190,5 +188,5 @@ def build_exclusion_list(files: pd.DataFrame, clusters: np.ndarray) -> pd.Series
     opposite = table.cluster.map(other[0]).where(table.label == 0, table.cluster.map(other[1]))
     leaks = table["rank"] < highest
     reason[leaks] = "also in " + table.cluster.map(kept)[leaks]
-    reason[labels > 1] = "same picture under the other label: " + opposite[labels > 1]
+    reason[labels > 1] = "same image under the other label: " + opposite[labels > 1]
     return reason

@@ -17,7 +17,7 @@ from dfd_utils.config import BUILD_DIR, CLASSES, DATA_DIR, PROJECT_ROOT, SPLITS,
 from dfd_utils.data.audit import audit, find_summary
 from dfd_utils.data.image_io import IMAGE_SUFFIXES
 from dfd_utils.data.sample.generate import is_sample
-from dfd_utils.data.scan import Listing, list_images
+from dfd_utils.data.scan import list_images
 from dfd_utils.runtime.files import content_hash
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class DataFolder:
     """A data set laid out as `{Train,Validation,Test}/{Real,Fake}/*.jpg`, listed once.
 
     Args:
-        path: its folder; a relative path counts from the project's root. None: the embedded sample.
+        path: its folder, relative to the project's root. None: the embedded sample.
 
     Raises:
         UserError: there is no such folder.
@@ -43,21 +43,21 @@ class DataFolder:
             )
 
     @cached_property
-    def _listing(self) -> Listing:
+    def _listing(self) -> tuple[pd.DataFrame, Counter]:
         return list_images(self.path)
 
     @property
     def images(self) -> pd.DataFrame:
-        """The image files, a row each: path, split, label, bytes, mtime and ctime (ns).
+        """A row per image file: path (relative), split, label, bytes, mtime and ctime (ns).
 
-        Paths are relative to the folder; the order is by split, class and path.
+        The rows are ordered by split, class and path.
         """
-        return self._listing.images
+        return self._listing[0]
 
     @property
     def skipped(self) -> Counter:
-        """The number of files that are no images, by suffix."""
-        return self._listing.skipped
+        """The number of files that are not images, by suffix."""
+        return self._listing[1]
 
     def check_layout(self, splits: Iterable[str] = SPLITS) -> None:
         """Raise a UserError that names every class of these splits without an image."""
@@ -76,22 +76,22 @@ class DataFolder:
 
     @cached_property
     def audit_folder(self) -> Path:
-        """Where the audit's files are: known by the whole path, because folder names repeat."""
+        """The folder of the audit's files, one per path (names such as `versions/1` repeat)."""
         return BUILD_DIR / "audit" / f"{self.name}-{content_hash(str(self.path.resolve()))[:8]}"
 
     @cached_property
     def _audit(self) -> tuple[dict, frozenset[str]]:
-        summary = audit(self)  # first: it makes sure that the list is of these images
+        summary = audit(self)  # first: it updates the exclusion list
         return summary, read_exclusions(self.audit_folder / "exclude.csv")
 
     @property
     def is_audited(self) -> bool:
-        """Whether there is an audit of these very files."""
+        """Whether an audit of these files, unchanged, exists."""
         return "_audit" in vars(self) or find_summary(self, self.audit_folder) is not None
 
     @property
     def audit_summary(self) -> dict:
-        """The summary of the audit; the data set is audited now unless nothing has changed."""
+        """The summary of the audit, which runs now unless nothing has changed since the last."""
         return self._audit[0]
 
     @property
@@ -101,7 +101,7 @@ class DataFolder:
 
     @property
     def exclusions(self) -> frozenset[str]:
-        """The paths of the images that the audit excludes."""
+        """The relative paths of the images that the audit excludes."""
         return self._audit[1]
 
     def with_exclusions(self, paths: Iterable[str]) -> DataFolder:
@@ -111,12 +111,12 @@ class DataFolder:
         return other
 
     def excluded(self, split: str) -> list[str]:
-        """Return the paths of a split's images that are excluded, sorted."""
+        """Return the sorted paths of the excluded images of a split."""
         paths = self.images["path"][self.images["split"] == split]
         return sorted(self.exclusions.intersection(paths))
 
     def split_fingerprint(self, split: str) -> str:
-        """Return a hash of what a split consists of: the images' contents and its exclusions."""
+        """Return a hash of the images' contents and the split's exclusions."""
         return content_hash(self.fingerprint, split, *self.excluded(split))
 
     @property
@@ -150,6 +150,6 @@ class DataFolder:
 
 
 def read_exclusions(path: Path) -> frozenset[str]:
-    """Return the paths that an exclusion list names."""
+    """Return the paths in an exclusion list (`exclude.csv`)."""
     with open(path, newline="") as file:
         return frozenset(row["path"] for row in csv.DictReader(file))

@@ -1,9 +1,9 @@
-"""Image files: which files are images, and the one way in which pixels are read. Knows no torch."""
+"""Image files: which files are images, and the one decoder of their pixels; without torch."""
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -33,52 +33,63 @@ _UPRIGHT = {
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file's name is that of an image; names that start with a dot are not."""
+    """Return whether a file name has an image's suffix and does not start with a dot."""
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def expand_paths(paths: Iterable[str | Path], skipped: Counter | None = None) -> Iterator[str]:
     """Yield the files that `paths` refer to, in their order.
 
-    A folder refers to the images in it and below, by name (links to folders are not followed, so
-    that a loop has an end); a pattern to the files that it matches; anything else to itself. A
-    folder or pattern without an image is yielded as it is, so that `read_pixels` names it. In
-    folders, what is hidden is ignored and what is no image is counted in `skipped`, by suffix.
+    A folder refers to the images in it and below, sorted by name; links to folders are not
+    followed. A pattern refers to the files that it matches, anything else to itself. A folder or
+    pattern without images is yielded as it is: `read_pixels` reports it. In folders, hidden files
+    are ignored, and `skipped` counts the files that are not images, by suffix.
     """
     skipped = Counter() if skipped is None else skipped
     for path in map(os.fspath, paths):
-        found = [path]
+        files = iter([path])
         if os.path.isdir(path):
-            found = _files_below(path, skipped)
+            files = _list_folder(path, skipped)
         elif not os.path.lexists(path) and any(sign in path for sign in "*?["):
-            found = expand_paths(_files_matching(path), skipped)
-        empty = True
-        for file in found:
-            empty = False
-            yield file
-        if empty:
-            yield path
+            files = expand_paths(_matching_files(path), skipped)
+        yield next(files, path)
+        yield from files
 
 
-def suffix_of(name: str) -> str:
-    """Return a file's suffix in lower case, for counting."""
-    return os.path.splitext(name)[1].lower() or "without suffix"
+def find_images(
+    folder: str,
+    skipped: Counter,
+    follow_links: bool = False,
+    onerror: Callable[[OSError], object] | None = None,
+) -> Iterator[str]:
+    """Yield the images in a folder and below, sorted by name; ignore hidden files and folders.
 
-
-def _files_below(folder: str, skipped: Counter) -> Iterator[str]:
-    unreadable: list[OSError] = []
-    for root, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    `skipped` counts the other files by suffix; `onerror` is called for an unreadable folder.
+    """
+    visited = set()
+    for root, folders, files in os.walk(folder, onerror=onerror, followlinks=follow_links):
+        visited.add(os.path.realpath(root))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(f"{root}/{name}") not in visited
+        )
         for name in sorted(name for name in files if not name.startswith(".")):
             if is_image_name(name):
                 yield os.path.join(root, name)
             else:
-                skipped[suffix_of(name)] += 1
+                suffix = os.path.splitext(name)[1].lower() or "without suffix"
+                skipped[suffix.encode(errors="replace").decode()] += 1
+
+
+def _list_folder(folder: str, skipped: Counter) -> Iterator[str]:
+    unreadable: list[OSError] = []
+    yield from find_images(folder, skipped, onerror=unreadable.append)
     yield from (str(error.filename) for error in unreadable)
 
 
-def _files_matching(pattern: str) -> list[str]:
-    # pathlib's "**" does not follow links, glob's does.
+def _matching_files(pattern: str) -> list[str]:
+    # In pathlib "**" does not follow links, unlike in the glob module.
     anchor = Path(pattern).anchor
     try:
         return sorted(map(str, Path(anchor).glob(str(Path(pattern).relative_to(anchor)))))
@@ -89,32 +100,46 @@ def _files_matching(pattern: str) -> list[str]:
 def read_pixels(path: str | Path) -> np.ndarray:
     """Decode an image file to uint8 RGB `[H, W, 3]`, turned upright by its EXIF tag.
 
-    Reads JPEG, PNG, WebP, BMP, TIFF (its first page) and GIF in any colour mode: 16 bits are scaled
-    to 8, and what is transparent is on white. Refuses before decoding: anything but a regular file,
-    more than `MAX_BYTES` or `MAX_PIXELS`, animations, and JPEGs with endless scans.
+    Reads JPEG, PNG, WebP, BMP, TIFF (first page) and GIF in any colour mode; scales 16 bits to 8
+    and composites transparent pixels on white. Refuses before decoding: anything but a regular
+    file, more than `MAX_BYTES` or `MAX_PIXELS`, animations, JPEGs of more than `MAX_SCANS` scans.
 
     Raises:
-        UserError: in one line, the file and the reason.
+        UserError: one line with the file and the reason.
     """
     try:
-        _check_file(os.stat(path))
-        return decode(Path(path).read_bytes())
+        return decode(read_content(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def decode(content: bytes) -> np.ndarray:
-    """Decode a file's content as `read_pixels` does; a ValueError gives the reason if it cannot.
+def read_content(path: str | Path) -> bytes:
+    """Return a file's bytes; raise an OSError, or a ValueError for what cannot be an image."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError(f"a folder without an image ({', '.join(IMAGE_SUFFIXES)})")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a device, pipe or socket, not a file")
+    if status.st_size == 0:
+        raise ValueError("an empty file, not an image")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES // 10**6} MB")
+    return Path(path).read_bytes()
 
-    Upright JPEGs go through simplejpeg, with the accurate DCT: the same pixels as Pillow's, in
-    half the time. Pillow reads all other files, and decides about those that simplejpeg refuses.
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode a file's content as `read_pixels` does; raise a ValueError with the reason if not.
+
+    simplejpeg decodes upright JPEGs to the same pixels as Pillow in half the time. Pillow decodes
+    all other files, including those that simplejpeg refuses.
     """
     pixels = _decode_plain_jpeg(content)
     if pixels is not None:
         return pixels
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
-            check_header(image, content)
+            _check_header(image, content)
+            image.load()  # rotates a TIFF by its tag and removes the tag
             upright = _UPRIGHT.get(_orientation(image))
             image = _to_rgb(image)
             return np.array(image.transpose(upright) if upright is not None else image)
@@ -124,23 +149,12 @@ def decode(content: bytes) -> np.ndarray:
         raise ValueError(f"not an image ({', '.join(FORMATS)}), or damaged") from error
     except ValueError:
         raise
-    except Exception as error:  # Pillow's decoders raise errors of any kind on damaged files
+    except Exception as error:  # Pillow raises errors of any kind on damaged files
         raise ValueError(f"not a readable image ({error})") from error
 
 
-def _check_file(status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise ValueError(f"a folder without an image ({', '.join(IMAGE_SUFFIXES)})")
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("a device, pipe or socket, not a file")
-    if status.st_size == 0:
-        raise ValueError("an empty file, not an image")
-    if status.st_size > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES // 10**6} MB")
-
-
-def check_header(image: Image.Image, content: bytes) -> None:
-    """Raise a ValueError for an image that is not to be decoded."""
+def _check_header(image: Image.Image, content: bytes) -> None:
+    """Raise a ValueError for an image that must not be decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels")
     if image.format in ("PNG", "WEBP", "GIF") and getattr(image, "is_animated", False):
@@ -152,13 +166,13 @@ def check_header(image: Image.Image, content: bytes) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF data say nothing about the pixels, which may be sound
+    except Exception:  # damaged EXIF data; the pixels may be intact
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("pixels in floating point, of unknown range; save it with 8 or 16 bits")
+        raise ValueError("floating point pixels of unknown range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
@@ -172,11 +186,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _decode_plain_jpeg(content: bytes) -> np.ndarray | None:
-    """Return uint8 `[H, W, 3]`; None for Pillow to look at: no JPEG, damaged, turned, huge."""
+    """Return uint8 `[H, W, 3]`; None if it is not a JPEG, or is damaged, rotated or huge."""
     if not simplejpeg.is_jpeg(content) or content.count(b"\xff\xda") > MAX_SCANS:
         return None
     header = _jpeg_header(content)
-    if b"Exif" in header or b"Orientation" in header:  # EXIF or XMP may say that it is turned
+    if b"Exif" in header or b"Orientation" in header:  # EXIF or XMP may contain a rotation
         return None
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(content)
@@ -188,8 +202,8 @@ def _decode_plain_jpeg(content: bytes) -> np.ndarray | None:
 
 
 def _jpeg_header(content: bytes) -> bytes:
-    """Return what comes before a JPEG's first scan; all of it, where that is not clear."""
-    position = 2  # after the start marker; then come segments: marker, length, content
+    """Return a JPEG's bytes before its first scan; all bytes if the segments are damaged."""
+    position = 2  # after the start marker; each segment has a marker, a length and its content
     while (marker := content[position : position + 2]) != b"\xff\xda":
         if marker[:1] != b"\xff":
             return content

@@ -1,4 +1,4 @@
-"""Loaders: worker processes decode images and hand batches over in shared memory that is reused."""
+"""Data loaders: worker processes decode images and return batches in reused shared memory."""
 
 import itertools
 import os
@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate, default_conve
 
 from dfd_utils.runtime.workers import configure_malloc, exit_with_parent, worker_context
 
-PREFETCH_FACTOR = 4  # batches per worker that wait for the model
-SHARED_MEMORY = Path("/dev/shm")  # where worker processes hand their batches over, on Linux
+PREFETCH_FACTOR = 4  # batches that a worker loads ahead of the model
+SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps the batches of worker processes
 _counter = itertools.count()
 _senders: WeakValueDictionary = WeakValueDictionary()  # the collate functions of this process
 
 
 def fit_shared_memory(num_workers: int, batch_bytes: int, free: int) -> tuple[int, int]:
-    """Return how many workers, and how many waiting batches per worker, fit into `free` bytes.
+    """Return how many workers, and how many prefetched batches per worker, fit into `free` bytes.
 
     (0, 0) if not even one batch fits: the process then decodes by itself, without shared memory.
     """
@@ -36,16 +36,16 @@ def data_loader(
     num_workers: int | None = None,
     persistent: bool = False,
 ) -> DataLoader:
-    """Return a loader whose worker processes, with one thread each, decode ahead of the model.
+    """Return a loader whose single-threaded worker processes decode ahead of the model.
 
     Args:
-        dataset: its items are `(image, …)`, all images of one shape.
+        dataset: its items are `(image, …)`; all images have the same shape.
         batch_size: images per batch.
-        shuffle: shuffled batches are all full (batch normalisation cannot use a batch of one),
-            unless there is less than one batch of data.
-        num_workers: None: one per core but one, at most 8. If shared memory is too small for them,
+        shuffle: also drops the last batch if it is not full (batch normalisation cannot use a
+            batch of one), unless it is the only one.
+        num_workers: None: the number of cores minus one, at most 8. If shared memory is too small,
             fewer are used and a line on standard error says so.
-        persistent: the processes serve further passes, until `shutdown_workers`.
+        persistent: the processes continue with the next pass, until `shutdown_workers`.
     """
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -60,9 +60,9 @@ def data_loader(
         workers, prefetch = fit_shared_memory(num_workers, batch_bytes, free)
         if (workers, prefetch) != (num_workers, PREFETCH_FACTOR):
             print(
-                f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too few for {num_workers} processes"
-                f" with {PREFETCH_FACTOR} batches of {batch_bytes / 1e6:.0f} MB each: using "
-                f"{workers} and {prefetch}; in Docker, --shm-size=2g gives full speed",
+                f"{SHARED_MEMORY} has {free / 1e6:.0f} MB free, too little for {num_workers} "
+                f"processes with {PREFETCH_FACTOR} batches of {batch_bytes / 1e6:.0f} MB each: "
+                f"using {workers} and {prefetch}; in Docker, --shm-size=2g gives full speed",
                 file=sys.stderr,
             )
     if workers:
@@ -84,18 +84,18 @@ def data_loader(
 
 
 def inference_batch_size(device: torch.device, image_size: int) -> int:
-    """Return how many images per batch are scored at once."""
+    """Return the number of images per batch that scores fastest on a device."""
     if device.type == "cuda":
         return 128
-    # As many pixels as 32 images of 224 px: more take memory and are no faster on CPUs, and fewer
-    # leave its threads waiting for each other.
+    # As many pixels as 32 images of 224 px: on CPUs more need memory and are not faster, and with
+    # fewer the threads wait for each other.
     return min(512, max(1, 32 * 224**2 // image_size**2))
 
 
 def shutdown_workers(loader: DataLoader) -> None:
-    """End the processes of a persistent loader now, whether or not accelerate has prepared it.
+    """End the processes of a persistent loader, prepared by accelerate or not.
 
-    The garbage collector would end them later, after a timeout of five seconds each.
+    The garbage collector would end them after a timeout of five seconds each.
     """
     getattr(loader, "base_dataloader", loader)._iterator = None
 
@@ -106,31 +106,31 @@ def _initialize_worker(number: int) -> None:
 
 
 def collate(items: list[tuple]) -> list:
-    """Batch images and what follows them as torch does, in the images' memory order."""
+    """Collate items `(image, …)` as torch does, but keep the images channels last in memory."""
     images, *rest = default_collate([(image.movedim(-3, -1), *rest) for image, *rest in items])
     return [images.movedim(-1, -3), *rest]
 
 
 class SharedCollate:
-    """`collate` for worker processes: batches travel in shared memory that is used again and again.
+    """`collate` for worker processes, which reuses shared memory for its batches.
 
-    torch allocates new shared memory for every batch, and both processes touch each of its pages
-    for the first time: a third of all CPU time of loading. Here each worker has one slot per batch
-    that it may be ahead; the receiving process copies a batch out before it asks for the next one.
-    Only one pass over the loader is possible at a time.
+    torch allocates new shared memory for every batch; the page faults of both processes take a
+    third of the CPU time of loading. Here each worker has one slot per prefetched batch, and the
+    receiving process copies a batch before it requests the next one. Only one pass over the loader
+    is possible at a time.
 
     Args:
-        image: a tensor `[..., 3, H, W]`, of the shape and type of every image.
-        batch_size: images per batch, at most.
+        image: a tensor `[..., 3, H, W]` with the shape and type of every image.
+        batch_size: maximum number of images per batch.
         workers: number of worker processes.
-        prefetch: batches that a worker may be ahead, the loader's `prefetch_factor`.
+        prefetch: the loader's `prefetch_factor`.
     """
 
     def __init__(self, image: Tensor, batch_size: int, workers: int, prefetch: int):
         shape = workers, prefetch, batch_size, *image.movedim(-3, -1).shape
         self.slots = torch.empty(shape, dtype=image.dtype).share_memory_()
         self.writers = torch.zeros(workers, prefetch, 2, dtype=torch.int64).share_memory_()
-        self.written = 0  # batches of this worker
+        self.written = 0  # batches that this worker has written
         self.name = next(_counter)
         _senders[self.name] = self
 
@@ -143,21 +143,21 @@ class SharedCollate:
         images = [image.movedim(-3, -1) for image, *_ in items]
         torch.stack(images, out=self.slots[slot][: len(items)])
         rest = default_collate([rest for _, *rest in items])
-        # By value, as arrays are sent: sharing a few numbers takes longer.
+        # As arrays, which are sent by value: sharing a few numbers takes longer.
         rest = [part.numpy() if isinstance(part, Tensor) else part for part in rest]
         return _SharedBatch(self.name, slot, writer, len(items), rest)
 
     def receive(self, slot: tuple, writer: tuple, images: int, rest: list) -> list:
-        """Return a copy of the batch that `writer` left at `slot`."""
-        # numpy copies with one thread; torch's would stay awake after it, for ten times the CPU.
+        """Return a copy of the batch that `writer` wrote to `slot`."""
+        # numpy copies in one thread; torch's threads would then spin, for ten times the CPU time.
         batch = torch.from_numpy(self.slots[slot][:images].numpy().copy()).movedim(-1, -3)
         if tuple(self.writers[slot].tolist()) != writer:
-            raise RuntimeError("two passes over one loader at a time: make a loader for each")
+            raise RuntimeError("two passes over one loader at a time: use one loader per pass")
         return [batch, *default_convert(rest)]
 
 
 class _SharedBatch:
-    """What is sent instead of a batch: unpickled, it is the batch."""
+    """Sent instead of a batch; unpickling it returns the batch."""
 
     def __init__(self, *parts: object):
         self.parts = parts

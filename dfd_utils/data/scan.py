@@ -1,12 +1,12 @@
-"""The image files of a data set and their measurements, made on all cores and cached."""
+"""The list of a data set's image files, and their measurements on all cores, cached."""
 
+import multiprocessing
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -15,90 +15,78 @@ import pandas as pd
 from tqdm import tqdm
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.data.image_io import is_image_name, suffix_of
+from dfd_utils.data.image_io import find_images
 from dfd_utils.data.image_statistics import MEASUREMENT_DTYPE, VERSION, measure_files
-from dfd_utils.runtime.workers import worker_context
 
 CHUNK = 64  # images per task of a worker process
 SPLIT_NAMES = {s.lower(): s for s in SPLITS} | {"valid": "Validation", "val": "Validation"}
 CLASS_NAMES = {name.lower(): name for name in CLASSES}
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files of a data set.
+def list_images(folder: Path) -> tuple[pd.DataFrame, Counter]:
+    """List the files of a data set: its images, and the number of other files by suffix.
 
-    images: path (relative), split, label, bytes, mtime and ctime (ns), a row per image file,
-    ordered by split, class and path. skipped: number of other files by suffix.
-    """
+    Split and class folders may be in any letter case and have sub-folders. Files and folders
+    whose name starts with a dot are ignored.
 
-    images: pd.DataFrame
-    skipped: Counter
-
-
-def list_images(folder: Path) -> Listing:
-    """List the image files of a data set; folder names may be in any letter case.
-
-    Folders below a class's folder are searched, too. Files and folders whose name starts with a
-    dot are ignored.
+    Returns:
+        columns path (relative to `folder`), split, label, bytes, mtime and ctime (ns), a row per
+        image file, sorted by split, class and path; and the counts.
 
     Raises:
-        UserError: two folders that differ in letter case alone, or a name that is not UTF-8.
+        UserError: two folders differ only in letter case; a name is not UTF-8; a folder is
+            unreadable.
     """
     rows, skipped = [], Counter()
-    for split, split_folder in _folders(folder, SPLIT_NAMES, SPLITS):
-        for class_name, class_folder in _folders(split_folder, CLASS_NAMES, CLASSES):
-            label = CLASSES.index(class_name)
-            for path, state in _image_files(class_folder, skipped):
-                rows.append((os.path.relpath(path, folder), split, label, *state))
+    for split, split_folder in _subfolders(folder, SPLIT_NAMES, SPLITS):
+        for class_name, class_folder in _subfolders(split_folder, CLASS_NAMES, CLASSES):
+            files = find_images(str(class_folder), skipped, True, _raise_unreadable)
+            for path in files:
+                name = os.path.relpath(path, folder)
+                if not _is_utf8(name):
+                    raise UserError(f"{folder}: the file name {name!a} is not UTF-8; rename it")
+                if (attributes := _file_attributes(path)) is None:
+                    skipped["not a regular file"] += 1
+                else:
+                    rows.append((name, split, CLASSES.index(class_name), *attributes))
     columns = ["path", "split", "label", "bytes", "mtime", "ctime"]
-    return Listing(pd.DataFrame(rows, columns=columns), skipped)
+    return pd.DataFrame(rows, columns=columns), skipped
 
 
-def _folders(parent: Path, names: dict[str, str], order: tuple) -> list[tuple[str, Path]]:
+def _subfolders(parent: Path, names: dict[str, str], order: tuple) -> list[tuple[str, Path]]:
     """Return (canonical name, path) of the folders in `parent` that have one of the names."""
-    found = {}
+    paths = {}
     for path in sorted(parent.iterdir()) if parent.is_dir() else ():
         name = names.get(path.name.lower())
         if name is None or not path.is_dir():
             continue
-        if name in found:
-            raise UserError(f"{parent}: both {found[name].name} and {path.name}; rename one")
-        found[name] = path
-    return [(name, found[name]) for name in order if name in found]
+        if name in paths:
+            raise UserError(f"{parent}: both {paths[name].name} and {path.name}; rename one")
+        paths[name] = path
+    return [(name, paths[name]) for name in order if name in paths]
 
 
-def _image_files(folder: Path, skipped: Counter) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Yield path and (bytes, mtime, ctime) of the images in a folder and below, by name."""
-    visited = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(root))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(f"{root}/{name}") not in visited
-        )
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                text = f"{root}: the file name {name!a} is not UTF-8; rename it"
-                raise UserError(text) from None
-            if not is_image_name(name):
-                skipped[suffix_of(name)] += 1
-                continue
-            path = os.path.join(root, name)
-            try:
-                status = os.stat(path)
-            except OSError:  # a link to nothing: reading it gives the reason
-                yield path, (0, 0, 0)
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            else:
-                skipped["not a regular file"] += 1
+def _raise_unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _file_attributes(path: str) -> tuple[int, int, int] | None:
+    """Return size, mtime and ctime (ns); zeros for a dangling link, None for pipes and the like."""
+    try:
+        status = os.stat(path)
+    except OSError:  # the audit reports the reason
+        return 0, 0, 0
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def measure_cached(
@@ -106,7 +94,7 @@ def measure_cached(
 ) -> np.ndarray:
     """Return the measurements (MEASUREMENT_DTYPE) of every listed image, `[n]`.
 
-    An image is read only if the cache has no measurements for its path, size and times.
+    An image is read only if the cache has no measurements of its path, size and times.
     """
     keys = listing["path"].str.cat(listing[["bytes", "mtime", "ctime"]].astype(str), sep="\0")
     records = np.zeros(len(listing), MEASUREMENT_DTYPE)
@@ -118,11 +106,11 @@ def measure_cached(
                 records[position >= 0] = known["records"][position[position >= 0]]
                 todo = position < 0
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        pass  # no cache, or one that cannot be used
+        pass  # there is no cache, or it is damaged
     todo = np.flatnonzero(todo)
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     jobs = [[str(folder / path) for path in listing.path.to_numpy()[c]] for c in chunks]
-    if processes is None:  # a worker takes longer to start than some hundred images to measure
+    if processes is None:  # starting workers takes longer than measuring a few hundred images
         processes = 1 if len(todo) < 500 else os.cpu_count() or 1
     with tqdm(total=len(todo), desc="Auditing", unit="img", disable=None) as progress:
         for chunk, measured in zip(chunks, _measure_in_processes(jobs, processes), strict=True):
@@ -142,12 +130,13 @@ def _measure_in_processes(jobs: list[list[str]], processes: int) -> Iterator[np.
     if processes == 1:
         yield from map(measure_files, jobs)
         return
-    context = worker_context("dfd_utils.data.image_statistics", "scipy.fftpack")
+    # Not from a forkserver: the process has one, which serves the data loaders of a training.
+    context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(processes, context) as pool:
             yield from pool.map(measure_files, jobs)
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process of the audit died: free some memory, or, in a script, "
-            'call it under `if __name__ == "__main__":`'
+            "a worker process of the audit died: free some memory; in a script, call the audit "
+            'under `if __name__ == "__main__":`'
         ) from error

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, weights, training time, and measured speed."""
+"""What a model costs: parameters, FLOPs, size on disk, training time and measured speed."""
 
 import statistics
 import time
@@ -11,14 +11,14 @@ from dfd_utils.models.trained import TrainedModel
 from dfd_utils.runtime.accelerator import make_accelerator
 
 BATCH_SIZE = 32
-REPEATS = 30  # of one image, a tenth of it for a batch; the median counts
+REPEATS = 30  # timings of one image, and a tenth as many of a batch; the median counts
 
 
 def model_cost(model: TrainedModel) -> dict:
     """Return the costs that are the same on every machine: parameters, FLOPs, size, precision.
 
-    GFLOPs are those of scoring one image, with a multiply-add counted as two; layers that PyTorch's
-    FlopCounterMode does not know (normalisation, activation) are left out.
+    GFLOPs are those of scoring one image and count a multiply-add as two. They are without the
+    layers that PyTorch's FlopCounterMode does not know (normalisation, activation).
     """
     network, size = model.load(), model.description.image_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -33,7 +33,7 @@ def model_cost(model: TrainedModel) -> dict:
 
 
 def training_cost(model: TrainedModel) -> dict:
-    """Return what the training took: device, epochs, minutes, images/s."""
+    """Return the costs of the training: device, epochs, minutes, images/s."""
     return {
         "trained on": model.config["device"],
         "epochs": len(model.history),
@@ -44,12 +44,12 @@ def training_cost(model: TrainedModel) -> dict:
 
 @torch.inference_mode()
 def scoring_cost(model: TrainedModel) -> dict:
-    """Measure scoring here: ms for one image, images/s in batches, a GPU's peak memory in MB.
+    """Measure scoring on this machine: ms for one image, images/s in batches, a GPU's peak MB.
 
-    The images are decoded and have the model's size already; the precision is the model's.
+    The images are already decoded and resized; the precision is the model's.
     """
     accelerator = make_accelerator(model.description.precision)
-    # A copy: accelerate changes the network that it prepares.
+    # fuse_batchnorm returns a copy: accelerate changes the network that it prepares.
     network = accelerator.prepare(fuse_batchnorm(model.load()))
     size = model.description.image_size
     images = torch.randint(0, 256, (BATCH_SIZE, 3, size, size), dtype=torch.uint8)
@@ -60,7 +60,7 @@ def scoring_cost(model: TrainedModel) -> dict:
 
     def seconds(batch: torch.Tensor, repeats: int) -> float:
         times = []
-        for _ in range(repeats + 2):  # the first two choose kernels
+        for _ in range(repeats + 2):  # two to warm up
             start = time.perf_counter()
             network(batch).float().cpu()  # to the CPU: waits for the GPU
             times.append(time.perf_counter() - start)

@@ -1,12 +1,14 @@
 """Evaluate models on a split: predictions and metrics, kept in each model's folder."""
 
+import fcntl
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dfd_utils.config import CLASSES
+from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.transforms import eval_transform
 from dfd_utils.models.trained import TrainedModel, predictions_file, read_metrics_file
@@ -32,50 +34,69 @@ def evaluate(
 
     Writes predictions_<split>.csv (`path,label,score`; label 0 = Real, 1 = Fake; score = calibrated
     probability of Fake) and the split's entry in metrics.json (see `compute_metrics`) into
-    `model.results_folder(data)`. What is there already is used if it is of this very model and
-    these very images.
+    `model.results_folder(data)`. Existing results of the same model on the same images are reused;
+    with another number of `resamples`, only the intervals are computed again.
 
     Raises:
-        UserError: bad data, or a model that cannot be read.
+        UserError: bad data, a model that cannot be read, or scores that are not numbers.
     """
     data.check_layout([split])
     run_on_main(lambda: data.fingerprint)  # audits once; the other processes then read the result
-    if not process_state().is_main_process:
-        log = _ignore
     rows = []
     for model in models:
-        entry = run_on_main(_find_entry, model, data, split, resamples)
+        entry = run_on_main(_reuse_results, model, data, split, resamples)
         if entry is None:
-            log(f"{model.name}: scoring {split} of {data.name}")
+            if process_state().is_main_process:
+                log(f"{model.name}: scoring {split} of {data.name}")
             predictions = score_split(model, data, split)
             entry = run_on_main(_write_results, model, data, split, predictions, resamples)
-        names = ("auc", "accuracy", "precision", "recall", "f1")
-        folder = str(model.results_folder(data))
-        row = {"model": model.name, "folder": folder, "images": entry["images"]}
+        names = ("images", "auc", "accuracy", "precision", "recall", "f1")
+        row = {"model": model.name, "folder": str(model.results_folder(data))}
         rows.append(row | {name: entry[name] for name in names})
     return pd.DataFrame(rows).set_index("model")
 
 
-def _ignore(line: str) -> None:
-    pass
+def evaluate_missing(
+    models: Iterable[TrainedModel], data: DataFolder, log: Callable[[str], None] = print
+) -> None:
+    """Evaluate those of the models that have no metrics on Test; leave the others alone."""
+    missing = [model for model in models if model.find_metrics(data, "Test") is None]
+    if missing:
+        evaluate(missing, data, log=log)
 
 
 def score_split(model: TrainedModel, data: DataFolder, split: str) -> pd.DataFrame:
-    """Return `path,label,score` of every image of a split, in the order of the data."""
+    """Return `path,label,score` of every image of a split, in the order of the data.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
     dataset = data.split(split, eval_transform(model.description.image_size))
     labels, scores = model.score(dataset)
+    check_scores(model, scores)
     return pd.DataFrame({"path": dataset.names, "label": labels, "score": scores})
 
 
-def _find_entry(model: TrainedModel, data: DataFolder, split: str, resamples: int) -> dict | None:
-    """Return the split's metrics if they and the predictions are there and are what is asked."""
+def check_scores(model: TrainedModel, scores: np.ndarray) -> None:
+    """Raise a UserError if scores of the model are NaN."""
+    if invalid := np.isnan(scores).sum():
+        raise UserError(
+            f"{model.folder}: the model's output is not a number for {invalid} of {len(scores)} "
+            "images; train it again"
+        )
+
+
+def _reuse_results(
+    model: TrainedModel, data: DataFolder, split: str, resamples: int
+) -> dict | None:
+    """Return the metrics of existing predictions; None if there are none, or they have changed."""
     entry = model.find_metrics(data, split)
     path = predictions_file(model.results_folder(data), split)
     if entry is None or not path.is_file():
         return None
     if content_hash(path.read_bytes()) != entry["predictions"]:
         return None
-    if entry["resamples"] != resamples:  # the predictions serve, the intervals do not
+    if entry["resamples"] != resamples:
         return _write_results(model, data, split, model.predictions(data, split), resamples)
     return entry
 
@@ -97,10 +118,10 @@ def _write_results(
 def compute_metrics(predictions: pd.DataFrame, model: TrainedModel, resamples: int = 2000) -> dict:
     """Return the metrics of a model's predictions, each with its 95 % bootstrap interval.
 
-    At the top level are those of `metrics.all_metrics` at the threshold 0.5, `images` and
-    `intervals`; `at_validation_threshold` and `before_temperature` contain the same at the
-    threshold chosen on Validation, and for the scores before calibration. `oracle` is the best
-    possible threshold on these very images: a bound, not a result, and so without an interval.
+    The top level has those of `metrics.all_metrics` at the threshold 0.5, `images` and `intervals`.
+    `at_validation_threshold` has those that depend on the threshold, at the one chosen on
+    Validation; `before_temperature` the calibration metrics of the uncalibrated scores; `oracle`
+    the metrics at the best threshold for these images: a bound, not a result, so no intervals.
     """
     labels, scores = predictions["label"], predictions["score"].to_numpy()
     chosen = model.description.threshold
@@ -117,8 +138,8 @@ def compute_metrics(predictions: pd.DataFrame, model: TrainedModel, resamples: i
 
     def entry(which: str, names: Iterable[str]) -> dict:
         table = resampled.intervals.loc[which].loc[list(names)]
-        ends = {name: [row.low, row.high] for name, row in table.iterrows()}
-        return {**table["value"].to_dict(), "intervals": ends}
+        intervals = {name: [row.low, row.high] for name, row in table.iterrows()}
+        return {**table["value"].to_dict(), "intervals": intervals}
 
     best = choose_threshold(labels, scores)
     at_best = threshold_metrics(labels, scores, best)
@@ -145,21 +166,26 @@ def select_error_examples(predictions: pd.DataFrame, images: int) -> pd.DataFram
 
 
 def update_metrics_file(model: TrainedModel, folder: Path, name: str, entry: dict) -> None:
-    """Put an entry into `folder`/metrics.json, beside what is there."""
-    content = read_metrics_file(folder) | {
-        "classes": CLASSES,
-        "positive_class": CLASSES[1],
-        "threshold": 0.5,
-        "validation_threshold": model.description.threshold,
-        name: entry,
-    }
-    write_json(folder / "metrics.json", _without_nan(content))
+    """Add or replace an entry of `folder`/metrics.json, whose other entries stay.
+
+    Several processes may do so at a time. Raises a UserError as `write_atomic`.
+    """
+    with open(folder / ".metrics.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        content = read_metrics_file(folder) | {
+            "classes": CLASSES,
+            "positive_class": CLASSES[1],
+            "threshold": 0.5,
+            "validation_threshold": model.description.threshold,
+            name: entry,
+        }
+        write_json(folder / "metrics.json", _replace_nan(content))
 
 
-def _without_nan(value: object) -> object:
-    """Return the value with null where a number is not defined: JSON has no NaN."""
+def _replace_nan(value: object) -> object:
+    """Return the value with None instead of numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: _replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+        return [_replace_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

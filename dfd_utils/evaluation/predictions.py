@@ -10,12 +10,12 @@ COLUMNS = ["path", "label", "score"]
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """Return a file of predictions: path (text), label (0 or 1), score (0..1).
+    """Return the predictions in a CSV file: path (text), label (0 or 1), score (0..1).
 
     Raises:
         UserError: missing or unreadable file, missing column, no row, a path twice, a bad value.
     """
-    try:  # all as text: an image may be called "NA", and float() reads a score to its last bit
+    try:  # all as text: an image may be named "NA", and float() reads every bit of a score
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; `dfd evaluate` writes it") from error

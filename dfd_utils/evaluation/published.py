@@ -1,11 +1,11 @@
-"""The results that the course project published, to stand beside ours."""
+"""The results that the course project published, for comparison."""
 
 from io import StringIO
 
 import pandas as pd
 
 # The course project's own table (Hanyang University, AI & Application, group G08, fall 2024):
-# trained from scratch at 224 px on the whole Kaggle set, judged on its Test after every epoch.
+# trained from scratch at 224 px on the whole Kaggle set, evaluated on its Test after every epoch.
 PUBLISHED = """model,epochs,accuracy,precision,recall,f1score
 ResNet50,1,0.8850,0.9587,0.8064,0.8760
 ResNet50,3,0.9222,0.9365,0.9071,0.9216
@@ -19,5 +19,5 @@ EfficientNet-B0,8,0.9240,0.9452,0.9013,0.9227
 
 
 def published_results() -> pd.DataFrame:
-    """Return what the course project published: model, epochs, accuracy, …, f1score (on Test)."""
+    """Return the published results on Test: model, epochs, accuracy, precision, recall, f1score."""
     return pd.read_csv(StringIO(PUBLISHED))

@@ -1,4 +1,4 @@
-"""How models perform on degraded images."""
+"""Scores and metrics of models on degraded images."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from dfd_utils.data import transforms
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.loader import data_loader
-from dfd_utils.evaluation.evaluate import update_metrics_file
+from dfd_utils.evaluation.evaluate import check_scores, update_metrics_file
 from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.scoring import apply_temperature, logit_margins
 from dfd_utils.models.trained import TrainedModel, read_metrics_file
@@ -20,14 +20,13 @@ from dfd_utils.runtime.files import content_hash, write_atomic
 from dfd_utils.stats.paired_tests import delong_interval
 
 SEVERITIES = (1, 3, 5)
-BATCH = 8  # images, each of which comes in all its degraded versions
+BATCH = 8  # images, each in all its degraded versions
 COLUMNS = ("path", "label", "degradation", "severity", "score")
 
 
 def degradation_grid(severities: tuple = SEVERITIES) -> list[tuple[str, int]]:
     """Return (degradation, severity) of every version of an image; the first is ("none", 0)."""
-    named = [(name, s) for name in transforms.DEGRADATIONS for s in severities]
-    return [("none", 0), *named]
+    return [("none", 0), *((name, s) for name in transforms.DEGRADATIONS for s in severities)]
 
 
 def degraded_predictions(
@@ -39,13 +38,16 @@ def degraded_predictions(
 ) -> list[pd.DataFrame]:
     """Return each model's scores of degraded images: `path,label,degradation,severity,score`.
 
-    Every n-th image of the split, `images` in all, is degraded in the same way for every model. The
-    scores are kept as degraded_<split>.csv in `model.results_folder(data)` and not computed again
+    Every n-th image of the split, about `images` in all, is degraded in the same way for every
+    model. The scores are kept as degraded_<split>.csv in `model.results_folder(data)` and reused
     for the same model, images and arguments.
+
+    Raises:
+        UserError: as `evaluate`.
     """
     request = f", {images} images, severities {severities}"
     tables = [_read(model, data, split, request) for model in models]
-    by_size = {}  # images are degraded once for all models of one image size
+    by_size = {}  # images are degraded once for all models of the same image size
     for index, model in enumerate(models):
         if tables[index] is None:
             by_size.setdefault(model.description.image_size, []).append(index)
@@ -93,7 +95,7 @@ def _score(
     networks = []
     for model in models:
         accelerator = make_accelerator(model.description.precision)
-        # A prepared model keeps its own precision; accelerate's state is that of the last one.
+        # A prepared model keeps its precision, although accelerate's state is that of the last.
         network = accelerator.prepare(fuse_batchnorm(model.load()))
         networks.append((network, accelerator.device))
     margins = [[] for _ in models]
@@ -107,10 +109,12 @@ def _score(
         for version in versions
     ]
     table = pd.DataFrame(rows, columns=COLUMNS[:-1])
-    return [
-        table.assign(score=apply_temperature(np.concatenate(parts), model.description.temperature))
-        for model, parts in zip(models, margins, strict=True)
-    ]
+    tables = []
+    for model, parts in zip(models, margins, strict=True):
+        scores = apply_temperature(np.concatenate(parts), model.description.temperature)
+        check_scores(model, scores)
+        tables.append(table.assign(score=scores))
+    return tables
 
 
 def _every_version(
@@ -124,7 +128,7 @@ def _every_version(
 
 
 def degradation_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return AUC and accuracy at 0.5 with 95 % intervals, a row per degradation and severity.
+    """Return AUC and accuracy at 0.5, with 95 % intervals, a row per degradation and severity.
 
     Columns: degradation, severity, images, auc, auc_low, auc_high (DeLong), accuracy,
     accuracy_low, accuracy_high (Wilson 1927); all in 0..1.
@@ -132,9 +136,9 @@ def degradation_table(predictions: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for version, part in predictions.groupby(["degradation", "severity"], sort=False):
         label, score = part["label"], part["score"]
-        right = int(((score >= 0.5) == label).sum())
-        interval = binomtest(right, len(part)).proportion_ci(0.95, "wilson")
-        accuracy = right / len(part), interval.low, interval.high
+        correct = int(((score >= 0.5) == label).sum())
+        interval = binomtest(correct, len(part)).proportion_ci(0.95, "wilson")
+        accuracy = correct / len(part), interval.low, interval.high
         rows.append((*version, len(part), *delong_interval(label, score), *accuracy))
-    ends = ["auc", "auc_low", "auc_high", "accuracy", "accuracy_low", "accuracy_high"]
-    return pd.DataFrame(rows, columns=["degradation", "severity", "images", *ends])
+    columns = ["degradation", "severity", "images", "auc", "auc_low", "auc_high"]
+    return pd.DataFrame(rows, columns=[*columns, "accuracy", "accuracy_low", "accuracy_high"])

@@ -1,1 +1,1 @@
-"""A user's own images in, answers out: on the command line, in Python, on a local page."""
+"""Predictions for a user's own images: on the command line, in Python, on a local web page."""

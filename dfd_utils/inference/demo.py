@@ -1,4 +1,4 @@
-"""A local page that classifies an image (requires gradio), and the button in a notebook."""
+"""A local web page that classifies an image (requires gradio), and a button for notebooks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import io
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
+from torch import Tensor
 
 from dfd_utils.config import UserError
 from dfd_utils.data.dataset import read_image
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
 
 MAX_UPLOAD = "20mb"
 CAVEAT = (
-    "A score is the opinion of a model about images like those it was trained on: crops of single "
-    "faces. It proves nothing about a person's photograph, real or fake. The heat map shows which "
-    "regions raise the score, whatever the answer, not where an image was changed."
+    "A score is a model's estimate for images like those it was trained on: crops of single faces. "
+    "It proves nothing about a photograph of a person, real or fake. The heat map shows which "
+    "regions raise the score, whatever the label, and not where an image was changed."
 )
-# Nothing is fetched from, or sent to, anywhere but this computer.
+# The page loads from, and sends to, no other server.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 _STYLE = """
 .dfd { display: flex; flex-wrap: wrap; gap: 16px; }
@@ -46,10 +48,10 @@ _STYLE = """
 
 
 def load_run(run: Path | None = None) -> list[TrainedModel]:
-    """Return every model of a run (None: of the newest one), loaded.
+    """Return every model of a run, loaded; None: of the newest run.
 
     Raises:
-        UserError: no model there.
+        UserError: the run has no model, or one that cannot be read.
     """
     models = find_models(run or choose_model().folder.parent)
     for model in models:
@@ -58,9 +60,9 @@ def load_run(run: Path | None = None) -> list[TrainedModel]:
 
 
 def render_result(path: str | Path, models: list[TrainedModel]) -> str:
-    """Return HTML with an image and, side by side, each model's answer and heat map.
+    """Return HTML with an image and, side by side, each model's label, score and heat map.
 
-    An image that cannot be read gives the reason instead.
+    For an image that cannot be read, it is the reason instead.
     """
     try:
         image = read_image(path)
@@ -70,19 +72,22 @@ def render_result(path: str | Path, models: list[TrainedModel]) -> str:
     figures = [f"<figure><h3>Your image</h3>{_embed(gradcam.thumbnail(image))}</figure>"]
     for title, model in models_by_title(models).items():
         (row,) = iter_predictions([str(path)], model)
-        resized = eval_transform(model.description.image_size)(image)
-        (heat,) = gradcam.heat_maps(model, resized[None])
-        figures.append(_figure(title, row, _embed(gradcam.overlay(image, heat))))
+        figures.append(_figure(title, row, model, image))
     return f'<div class="dfd">{"".join(figures)}</div><p class="caveat">{CAVEAT}</p>'
 
 
-def _figure(title: str, row: dict, image: str) -> str:
+def _figure(title: str, row: dict, model: TrainedModel, image: Tensor) -> str:
+    heading = f"<figure><h3>{html.escape(title)}</h3>"
+    if row["error"]:
+        return f"{heading}<p><strong>No result:</strong> {html.escape(row['error'])}.</p></figure>"
+    resized = eval_transform(model.description.image_size)(image)
+    (heat,) = gradcam.heat_maps(model, resized[None])
     warning = f'<p class="warning">{html.escape(row["warning"])}</p>' if row["warning"] else ""
     return (
-        f"<figure><h3>{html.escape(title)}</h3>{image}"
+        f"{heading}{_embed(gradcam.overlay(image, heat))}"
         f'<p class="verdict">{row["label"]}</p>'
         f"<p>probability of Fake {row['score']:.2f}<br>"
-        f"called Fake from {row['threshold']:.2f} on</p>{warning}</figure>"
+        f"Fake if at least {row['threshold']:.2f}</p>{warning}</figure>"
     )
 
 
@@ -93,7 +98,7 @@ def _embed(image: Image.Image) -> str:
 
 
 def build_app(models: list[TrainedModel]) -> gradio.Blocks:
-    """Return the page; an uploaded file is deleted once it is classified.
+    """Return the page; it deletes an uploaded file when it has classified it.
 
     Raises:
         UserError: gradio is not installed.
@@ -111,13 +116,13 @@ def build_app(models: list[TrainedModel]) -> gradio.Blocks:
         finally:
             Path(path).unlink(missing_ok=True)
 
-    # A file that was uploaded and never classified is deleted within two minutes.
+    # delete_cache: a file that was uploaded but never classified is deleted within two minutes.
     with gradio.Blocks(
         title="Deep Fake Image Detector", analytics_enabled=False, delete_cache=(60, 60)
     ) as app:
         gradio.Markdown(
             "# Deep Fake Image Detector\nDrop an image of one face. It stays on this computer "
-            "and is deleted once it is classified."
+            "and is deleted after the answer."
         )
         file = gradio.File(label="Image", file_types=list(IMAGE_SUFFIXES), height=140)
         result = gradio.HTML()
@@ -127,45 +132,70 @@ def build_app(models: list[TrainedModel]) -> gradio.Blocks:
 
 
 def serve(run: Path | None = None, port: int | None = None) -> None:
-    """Serve the page on 127.0.0.1 until interrupted; no upload is left behind.
+    """Serve the page on 127.0.0.1 until interrupted, then delete all uploads.
 
     Args:
         run: see `load_run`.
         port: None: the first free one from 7860 on.
 
     Raises:
-        UserError: no model there, gradio is not installed, or the port is taken.
+        UserError: as `load_run`, gradio is not installed, or the port is taken.
     """
     models = load_run(run)
     with ExitStack() as stack:
-        # SIGTERM is an interrupt: the server closes and its files are deleted.
+        # As an interrupt, SIGTERM closes the server and deletes its files.
         handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
         stack.callback(signal.signal, signal.SIGTERM, handler)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dfd-demo-"))
-        stack.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
+        stack.callback(setattr, tempfile, "tempdir", None)
+        stack.callback(os.environ.pop, "GRADIO_TEMP_DIR")
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
         app = build_app(models)
+        import gradio
+        from starlette.middleware import Middleware
+
+        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
         policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         try:
             app.launch(
                 server_name="127.0.0.1", server_port=port, share=False, ssr_mode=False,
                 max_file_size=MAX_UPLOAD, run_history=False, footer_links=[], css=_STYLE,
-                head=policy, theme=_theme(), pwa=False, mcp_server=False,
+                head=policy, theme=theme, pwa=False, mcp_server=False,
+                app_kwargs={"middleware": [Middleware(_LocalRequests)]},
             )  # fmt: skip
         except OSError as error:
             raise UserError(f"port {port}: taken or not allowed; choose another --port") from error
 
 
-def _theme():
-    import gradio
+class _LocalRequests:
+    """ASGI middleware that answers only requests to, and from pages of, this server's address.
 
-    return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    Without it, a web page that the user visits could resolve its own host name to 127.0.0.1 (DNS
+    rebinding) and then use this server.
+    """
+
+    def __init__(self, app: Callable):
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] in ("http", "websocket"):
+            from starlette.responses import PlainTextResponse
+
+            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            port = scope["server"][1]
+            suffix = "" if port == 80 else f":{port}"  # as browsers write it
+            hosts = [f"127.0.0.1{suffix}", f"localhost{suffix}"]
+            origins = [None, *(f"http://{host}" for host in hosts)]
+            if headers.get(b"host") not in hosts or headers.get(b"origin") not in origins:
+                refusal = PlainTextResponse("only for pages of this computer\n", 403)
+                return await refusal(scope, receive, send)
+        return await self.app(scope, receive, send)
 
 
 def upload_button(model: str | Path | None = None):
-    """Return an ipywidgets box: a button that takes images, and the table of predictions.
+    """Return an ipywidgets box: an upload button for images, and the table of their predictions.
 
-    The images are deleted once they are classified.
+    The images are deleted after they are classified.
     """
     import ipywidgets
 

@@ -1,4 +1,4 @@
-"""Predictions as text, JSON lines or CSV, written row by row; an interrupted file is continued."""
+"""Predictions as text, JSON lines or CSV, written row by row; interrupted files can be resumed."""
 
 import csv
 import io
@@ -29,16 +29,16 @@ def write_predictions(
 ) -> int:
     """Classify images as Real or Fake, a row per input in order; return how many failed.
 
-    The model, and the number of files in folders that are no images, are named on standard error.
-    In several processes one of them writes.
+    Lines on standard error name the model, and the files in folders that are not images. With
+    several processes, one of them writes.
 
     Args:
-        paths: files, folders and patterns; "-" refers to those on standard input, one per line.
+        paths: files, folders and patterns; "-" stands for those on standard input, one per line.
         model: see `trained.choose_model`.
         form: "text" (a line per input), "json" (an object per line) or "csv".
         output: a file that receives each row as soon as it is known; None: standard output.
         resume: continue after the last row of `output`.
-        explanations: a folder for the heat maps, see `iter_predictions`.
+        explanations: a folder for heat maps; see `iter_predictions`.
         find_faces: see `iter_predictions`.
 
     Raises:
@@ -46,7 +46,7 @@ def write_predictions(
     """
     state = process_state()
     model = choose_model(model)
-    # In one process: standard input can be read once.
+    # In one process: standard input can be read only once.
     files, skipped = run_on_main(_list_files, paths)
     file = run_on_main(_OutputFile, output, form, resume, model, files) if output else None
     start, failed = run_on_main(file.count_rows) if file else (0, 0)
@@ -63,18 +63,18 @@ def write_predictions(
             if state.is_main_process:
                 stream.write(format_row(row, form))
                 stream.flush()
-    # One process alone reports failures, and after all rows are written: torchrun ends the others.
+    # Only one process reports failures, after all rows are written: torchrun then ends the others.
     state.wait_for_everyone()
     state.destroy_process_group()
     return failed if state.is_main_process else 0
 
 
 def _list_files(paths: Iterable[str]) -> tuple[list[str], str]:
-    """Return the files to classify, and a line about those in folders that are no images."""
+    """Return the files to classify, and a line about those in folders that are not images."""
     skipped = Counter()
     files = list(expand_paths(_read_stdin(paths), skipped))
     counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-    return files, f"skipped {skipped.total()} files that are no images: {counts}" if counts else ""
+    return files, f"skipped files that are not images: {counts}" if counts else ""
 
 
 def _read_stdin(paths: Iterable[str]) -> Iterable[str]:
@@ -86,12 +86,11 @@ def _read_stdin(paths: Iterable[str]) -> Iterable[str]:
 
 
 def _describe(model: TrainedModel) -> str:
-    described = model.description
-    fitted = "" if model.is_calibrated else ", not calibrated"
+    description = model.description
+    path = model.folder if model.is_calibrated else f"{model.weights_file}, not calibrated"
     return (
-        f"model: {model.folder if model.is_calibrated else model.weights_file} ({model.title} at "
-        f"{described.image_size} px; 0 = Real, 1 = Fake; "
-        f"Fake from {described.threshold:.3f} on{fitted})"
+        f"model: {path} ({model.title}, {description.image_size} px; 0 = Real, 1 = Fake; "
+        f"the label is Fake if the score is at least {description.threshold:.3f})"
     )
 
 
@@ -117,9 +116,9 @@ _HEADER = _csv_line(COLUMNS)
 
 
 class _OutputFile:
-    """A file of predictions that may already contain the first of them.
+    """A file of predictions that may already contain the first rows.
 
-    Beside it `<name>.resume.json` says which model, inputs and format its rows are of.
+    `<name>.resume.json` beside it records the model, inputs and format of its rows.
     """
 
     def __init__(self, path: Path, form: str, resume: bool, model: TrainedModel, files: list[str]):
@@ -133,11 +132,11 @@ class _OutputFile:
         if resume and form == "text":
             raise UserError("--resume requires --format json or csv, whose rows it can read")
         if path.exists() and path.stat().st_size:
-            before = read_json(record, request, f"without it {path.name} cannot be continued")
+            before = read_json(record, request, f"without it, {path.name} cannot be continued")
             changed = [name for name in request if before[name] != request[name]]
             if changed:
                 raise UserError(
-                    f"{path}: was written with another {' and '.join(changed)}; repeat the command "
+                    f"{path}: differs from this command in {', '.join(changed)}; repeat the one "
                     "that wrote it, or choose another --output"
                 )
         write_json(record, request)
@@ -150,7 +149,7 @@ class _OutputFile:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def count_rows(self) -> tuple[int, int]:
-        """Return the number of complete rows and of errors among them; cut off what follows."""
+        """Return the number of complete rows and of errors among them; cut off the rest."""
         if not self.path.exists():
             return 0, 0
         text = self.path.read_bytes().decode(errors="surrogateescape")

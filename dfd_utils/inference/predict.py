@@ -1,5 +1,6 @@
-"""A user's images in, labels and probabilities out."""
+"""Classify a user's images: labels, probabilities and warnings."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -26,17 +27,17 @@ from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.accelerator import make_accelerator
 
 COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
-MIN_FILES_FOR_WORKERS = 65  # worker processes are not worth their start for fewer
-FACE_CHECK_LIMIT = 1000  # no check for more images by default: it takes longer than scoring
-MAX_MAP_NAME = 40  # characters of an image's name in that of its heat map
-MIN_SIDE_RATIO = 0.5  # of the model's image size: a warning for images whose shorter side is less
+MIN_FILES_FOR_WORKERS = 65  # with fewer, starting worker processes takes longer than it saves
+FACE_CHECK_LIMIT = 1000  # by default not for more images: it takes longer than scoring them
+HEAT_MAP_BATCH = 8  # gradients need much more memory per image than scores
+MAX_HEAT_MAP_NAME = 40  # characters of the image's name in the heat map's file name
+MIN_SIDE_RATIO = 0.5  # of the model's image size; a shorter side gets a warning
 
 
 class UntrustedImages(Dataset):
-    """Images of unknown origin; one that cannot be read comes as a black image with its error.
+    """Images of unknown origin; one that cannot be read is a black image with an error.
 
-    An item: uint8 `[3, S, S]`, its index, error, warning ("" where there is none). A batch's items
-    are read by `threads`, if there are any.
+    An item is the image, uint8 `[3, S, S]`, its index, its error and its warning ("" for none).
     """
 
     def __init__(
@@ -90,7 +91,7 @@ def predict(
     label); warning (None, or why the score is less reliable).
 
     Args:
-        paths: files, folders and patterns, see `expand_paths`.
+        paths: files, folders and patterns; see `expand_paths`.
         model: see `choose_model`.
 
     Raises:
@@ -111,16 +112,16 @@ def iter_predictions(
 ) -> Iterator[dict]:
     """Yield a row (`COLUMNS`) for each of `files` from index `start` on, in order.
 
-    Memory does not grow with their number. In several processes each scores a share, and every
-    one yields all rows.
+    Memory does not grow with their number. With several processes, each scores a share of the
+    images and yields all rows.
 
     Args:
         files: image files.
         model: the model.
         start: how many of `files` to skip.
-        explanations: a folder; receives `<number>_<name>.png`, the heat map of each image.
-        progress: show a bar on standard error, if that is a terminal.
-        find_faces: warn where no face is found; None: for at most `FACE_CHECK_LIMIT` files.
+        explanations: a folder that receives each image's heat map as `<number>_<name>.png`.
+        progress: show a progress bar on standard error, if that is a terminal.
+        find_faces: warn if no face is found; None: if there are at most `FACE_CHECK_LIMIT` files.
     """
     if start == len(files):
         return
@@ -155,36 +156,39 @@ def iter_predictions(
                 rows = accelerator.gather_for_metrics(rows, use_gather_object=True)
             yield from rows
             bar.update(len(rows))
-            if explanations:  # last: the scores are known, whatever happens to a heat map
-                _explain(model, images, numbers, own_rows, explanations)
+            if explanations:  # last: a heat map that fails does not cost the scores
+                _write_heat_maps(model, images, numbers, own_rows, explanations)
 
 
-def _explain(
+def _write_heat_maps(
     model: TrainedModel, images: Tensor, numbers: list[int], rows: list[dict], folder: Path
 ) -> None:
-    maps = heat_maps(model, images)
-    for number, row, heat in zip(numbers, rows, maps, strict=True):
-        if row["error"] is None:
-            name = Path(row["path"]).stem[:MAX_MAP_NAME]
-            out = folder / f"{number + 1:06}_{name}.png"
-            save_overlay(read_image(row["path"]), heat, out)
+    scored = [index for index, row in enumerate(rows) if row["error"] is None]
+    for start in range(0, len(scored), HEAT_MAP_BATCH):
+        indices = scored[start : start + HEAT_MAP_BATCH]
+        for index, heat in zip(indices, heat_maps(model, images[indices]), strict=True):
+            path = Path(rows[index]["path"])
+            name = f"{numbers[index] + 1:06}_{path.stem[:MAX_HEAT_MAP_NAME]}.png"
+            save_overlay(read_image(path), heat, folder / name)
 
 
 def _reading_threads() -> ThreadPoolExecutor:
-    """Return as many threads as torch computes with, each of which computes with one.
+    """Return as many single-threaded threads as torch computes with.
 
-    They read a batch while the network waits. Worker processes that read beside the network took
-    more time from it than they saved: all its threads wait for one that is held up.
+    They read a batch while the network waits. Worker processes that read at the same time as the
+    network computes slow it down by more than they save: all its threads wait for the slowest.
     """
-    number = torch.get_num_threads()
-    threads = ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
-    all_started = Barrier(number)
-    list(threads.map(lambda _: all_started.wait(), range(number)))
-    torch.set_num_threads(number)  # for threads that others start: each call sets that, too
+    count = torch.get_num_threads()
+    threads = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    all_started = Barrier(count)
+    list(threads.map(lambda _: all_started.wait(), range(count)))
+    torch.set_num_threads(count)  # each call above also set the default of new threads
     return threads
 
 
 def _row(path: str, score: float, error: str, warning: str, threshold: float) -> dict:
+    if not error and not math.isfinite(score):
+        error = "the model's output is not a number"
     if error:
         result = (None, None, threshold, error, None)
     else:

@@ -1,4 +1,4 @@
-"""`ModelDescription`: what `model.json` says, all that is needed to use the weights beside it."""
+"""`ModelDescription`: the content of `model.json`, which is needed to use the weights beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dfd_utils.models.registry import MODELS
 from dfd_utils.models.weights import read_weights
 from dfd_utils.runtime.files import read_json, write_json
 
-# What is the same for all models; a model.json that says otherwise is refused.
+# The same for all models; a model.json with other values is refused.
 _COMMON = {
     "mean": list(MEAN),
     "std": list(STD),
@@ -26,14 +26,14 @@ _REMEDY = "train the model again"
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """How the weights beside it are used; the defaults are those of the course project's files."""
+    """How a model's weights are used; the defaults fit the course project's files."""
 
     architecture: str  # a key of MODELS
     image_size: int = 224  # pixels, square
     precision: str = "fp32"  # fp32 | bf16 | fp16
-    temperature: float = 1.0  # logits are divided by it
-    threshold: float = 0.5  # an image is called Fake from this score on; chosen on Validation
-    epoch: int | None = None  # whose weights these are
+    temperature: float = 1.0  # divides the logits
+    threshold: float = 0.5  # the lowest score of Fake; chosen on Validation
+    epoch: int | None = None  # that the weights are from
     epochs: int | None = None  # of the training
     flip_at_test: bool = False  # see Detector
     instance_norm: bool = False  # see Detector
@@ -47,7 +47,7 @@ class ModelDescription:
         """Read `model.json`.
 
         Raises:
-            UserError: it is missing or damaged, or it describes a model of another kind.
+            UserError: it is missing or damaged, or its classes or normalisation are others.
         """
         content = read_json(
             path, ("architecture", "image_size", "temperature", "threshold"), _REMEDY
@@ -66,10 +66,10 @@ class ModelDescription:
 
 
 def recognize_weights(path: Path) -> ModelDescription:
-    """Describe a file of weights alone by their names and shapes; the classes are taken as ours.
+    """Describe a file of weights by their names and shapes; assumes 0 = Real and 1 = Fake.
 
     Raises:
-        UserError: no file of weights, or of no known architecture with two outputs.
+        UserError: it is no file of weights, or of no known architecture with two outputs.
     """
     shapes = {key: value.shape for key, value in read_weights(path).items()}
     for name, entry in MODELS.items():

@@ -1,4 +1,4 @@
-"""Grad-CAM, and how well it points at the manipulated region."""
+"""Grad-CAM heat maps, and how well they point at the manipulated region."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ from dfd_utils.runtime.files import write_atomic
 def grad_cam(model: TrainedModel, paths: list[Path]) -> np.ndarray:
     """Return Grad-CAM heat maps of image files for the class Fake, float32 `[N, S, S]`, 0 to 1.
 
-    S is the model's image size; see `heat_maps`.
+    S is the model's image size. See `heat_maps`.
     """
     resize = eval_transform(model.description.image_size)
     return heat_maps(model, torch.stack([resize(read_image(path)) for path in paths]))
@@ -30,9 +30,9 @@ def grad_cam(model: TrainedModel, paths: list[Path]) -> np.ndarray:
 def heat_maps(model: TrainedModel, images: Tensor) -> np.ndarray:
     """Return Grad-CAM heat maps for the class Fake, float32 `[N, S, S]`, each from 0 to 1.
 
-    Grad-CAM: Selvaraju et al. 2017, through captum. It uses the deepest layer whose map is at
-    least 4 x 4, which is the last one at 224 pixels: at 64 pixels the last map is 2 x 2 and cannot
-    tell regions of a face apart.
+    Grad-CAM: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391. It uses the deepest layer
+    whose map is at least 4 x 4. At 224 pixels that is the last one; at 64 pixels the last map is
+    2 x 2, which cannot resolve regions of a face.
 
     Args:
         model: its network may be on any device.
@@ -51,11 +51,11 @@ def heat_maps(model: TrainedModel, images: Tensor) -> np.ndarray:
 
 
 def overlay(image: Tensor, heat: np.ndarray) -> Image.Image:
-    """Return the image under its heat map, in the image's proportions, at most 512 pixels a side.
+    """Return the image under its heat map, at most 512 pixels wide and high.
 
     Args:
         image: uint8 RGB `[3, H, W]`.
-        heat: float `[S, S]` from 0 to 1; the hotter, the less of the image shows through.
+        heat: float `[S, S]` from 0 to 1; the higher, the more opaque the map.
     """
     base = thumbnail(image)
     heat = np.asarray(Image.fromarray(heat).resize(base.size, Image.Resampling.BILINEAR))
@@ -67,14 +67,14 @@ def overlay(image: Tensor, heat: np.ndarray) -> Image.Image:
 
 
 def thumbnail(image: Tensor) -> Image.Image:
-    """Return an image, uint8 RGB `[3, H, W]`, reduced to at most 512 pixels a side."""
+    """Return an image, uint8 RGB `[3, H, W]`, reduced to at most 512 pixels in width and height."""
     reduced = to_pil_image(image)
     reduced.thumbnail((512, 512))
     return reduced
 
 
 def save_overlay(image: Tensor, heat: np.ndarray, path: Path) -> None:
-    """Write a PNG with the image on the left and the same under its heat map on the right."""
+    """Write a PNG: the image on the left, the same under its heat map on the right."""
     plain = thumbnail(image)
     pair = Image.new("RGB", (2 * plain.width, plain.height))
     pair.paste(plain, (0, 0))
@@ -87,9 +87,10 @@ def save_overlay(image: Tensor, heat: np.ndarray, path: Path) -> None:
 def pointing_game(maps: np.ndarray, masks: list[Path]) -> dict:
     """Return how often the maps' peaks fall inside the true masks, and how often by chance.
 
-    Chance is how often the same peaks fall inside the other images' masks, because a model that
-    always points at the middle of the face scores, too. A map without any positive value has no
-    peak and counts as a miss. Pointing game: Zhang et al. 2016.
+    Chance is the share of the same peaks inside the masks of the other images, because a model
+    that always points at the middle of the face has hits, too. A map without a positive value has
+    no peak and counts as a miss. Pointing game: Zhang et al. 2016,
+    https://arxiv.org/abs/1608.00507.
 
     Args:
         maps: float `[N, S, S]`.

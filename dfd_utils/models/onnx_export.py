@@ -35,7 +35,8 @@ def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Pat
         out: None writes `model.onnx` beside the model.
 
     Raises:
-        UserError: no such model, the extra `onnx` is not installed, or `out` cannot be written.
+        UserError: there is no such model, it has weights that are not finite numbers, the extra
+            `onnx` is missing, or `out` cannot be written.
     """
     try:
         import onnx  # noqa: F401
@@ -44,9 +45,11 @@ def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Pat
         raise UserError("ONNX is not installed: pip install 'dfd-utils[onnx]'") from error
     trained = choose_model(model)
     description = trained.description
-    size = description.image_size
+    size, network = description.image_size, trained.load()
+    if not all(weights.isfinite().all() for weights in network.state_dict().values()):
+        raise UserError(f"{trained.weights_file}: has weights that are not numbers; train it again")
     program = torch.onnx.export(
-        _Scorer(trained.load(), description.temperature).eval(),
+        _Scorer(network, description.temperature).eval(),
         (torch.zeros(2, 3, size, size, dtype=torch.uint8),),
         input_names=["images"],
         output_names=["logits", "score"],
@@ -55,8 +58,12 @@ def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Pat
         verbose=False,
     )
     proto = program.model_proto
-    metadata = {"architecture": description.architecture, "image_size": size}
-    metadata |= {"threshold": description.threshold}
-    for key, value in (metadata | {"classes": ",".join(CLASSES)}).items():
+    metadata = {
+        "architecture": description.architecture,
+        "image_size": size,
+        "threshold": description.threshold,
+        "classes": ",".join(CLASSES),
+    }
+    for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=str(value))
     return write_atomic(out or trained.folder / "model.onnx", proto.SerializeToString())

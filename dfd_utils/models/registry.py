@@ -15,7 +15,7 @@ from dfd_utils.models.weights import load_weights
 
 @dataclass(frozen=True)
 class Architecture:
-    """A torchvision classifier: how to build it, where its head and its last features are."""
+    """A torchvision classifier: its builder, its weights, and the names of its layers."""
 
     title: str
     builder: Callable[..., nn.Module]
@@ -43,7 +43,7 @@ MODELS = {
 
 
 def get_architecture(name: str) -> Architecture:
-    """Return the registry's entry.
+    """Return the entry of `MODELS`.
 
     Raises:
         UserError: the name is not in the registry.
@@ -54,9 +54,13 @@ def get_architecture(name: str) -> Architecture:
 
 
 def available_weights(name: str, weights: str, log: Callable[[str], None] = print) -> str:
-    """Return `weights`, or "none" if they are "imagenet" and cannot be downloaded.
+    """Return the weights that a training can start from: `weights`, or "none".
 
-    The weights are then in torch's cache. `log` is called with a line that gives the reason.
+    It is "none" where ImageNet's weights cannot be downloaded into torch's cache; a line in `log`
+    gives the reason.
+
+    Raises:
+        UserError: unknown model, or a file of weights that does not fit it.
     """
     entry = get_architecture(name)
     if weights == "imagenet":
@@ -68,6 +72,8 @@ def available_weights(name: str, weights: str, log: Callable[[str], None] = prin
                 "training from scratch"
             )
             return "none"
+    elif weights != "none":
+        create_model(name, weights)
     return weights
 
 

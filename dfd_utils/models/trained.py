@@ -1,4 +1,4 @@
-"""`TrainedModel`: a model on disk, its description, its training and its results."""
+"""`TrainedModel`: a model on disk with its description, its training and its results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from torch.utils.data import Dataset
 
 from dfd_utils.config import BUILD_DIR, UserError
+from dfd_utils.data.loader import data_loader, inference_batch_size
 from dfd_utils.models.description import ModelDescription, recognize_weights
-from dfd_utils.models.detector import Detector
+from dfd_utils.models.detector import Detector, fuse_batchnorm
 from dfd_utils.models.registry import MODELS, create_model
-from dfd_utils.models.scoring import apply_temperature, predict_logit_margins
+from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
 from dfd_utils.models.weights import load_weights
+from dfd_utils.runtime.accelerator import make_accelerator
 from dfd_utils.runtime.files import content_hash, read_json
 
 if TYPE_CHECKING:
@@ -31,12 +34,12 @@ class TrainedModel:
     """A model on disk, opened once.
 
     Args:
-        path: a model's folder, its .safetensors file, or a file of weights alone. The latter is
-            recognised by its weights (Real = 0, Fake = 1) and described as the course project used
-            it: 224 pixels, threshold 0.5, not calibrated.
+        path: a model's folder, its .safetensors file, or a file of weights alone. The
+            architecture of the latter is recognised by its weights; the rest is as in the course
+            project: Real = 0, Fake = 1, 224 pixels, threshold 0.5, not calibrated.
 
     Raises:
-        UserError: no model there, or its description is damaged.
+        UserError: there is no model, or its description is damaged.
     """
 
     def __init__(self, path: str | Path):
@@ -56,17 +59,17 @@ class TrainedModel:
 
     @property
     def name(self) -> str:
-        """The folder's name: the architecture's key, for a model that `dfd train` has made."""
+        """The folder's name; `dfd train` names it by the architecture's key."""
         return self.folder.name
 
     @property
     def title(self) -> str:
-        """The architecture's printed name, as "ResNet50"."""
+        """The architecture's printed name, for example "ResNet50"."""
         return MODELS[self.description.architecture].title
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether temperature and threshold were fitted, which a file of weights does not tell."""
+        """Whether temperature and threshold were fitted; False for a file of weights alone."""
         return self.weights_file.with_name("model.json").is_file()
 
     @cached_property
@@ -80,7 +83,11 @@ class TrainedModel:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """The training's history, a row per epoch; raises a UserError where it is missing."""
+        """The training's history, a row per epoch.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
         try:
             return pd.read_csv(self.folder / "history.csv")
         except (OSError, ValueError) as error:
@@ -88,7 +95,7 @@ class TrainedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash (16 hex digits) of the weights and of what is needed to use them."""
+        """A hash (16 hex digits) of the weights and of their description."""
         try:
             with open(self.weights_file, "rb") as file:
                 weights = hashlib.file_digest(file, "sha256").hexdigest()
@@ -105,6 +112,7 @@ class TrainedModel:
         return self._detector
 
     @cached_property
+    @torch.inference_mode(False)  # Grad-CAM needs gradients, whoever loads the network first
     def _detector(self) -> Detector:
         detector = create_model(self.description.architecture)
         load_weights(detector, self.weights_file, self.description.architecture)
@@ -117,25 +125,30 @@ class TrainedModel:
 
         The items of `dataset` are images of the model's size, uint8 `[3, S, S]`, and labels.
         """
-        size, precision = self.description.image_size, self.description.precision
-        labels, margins = predict_logit_margins(self.load(), dataset, size, precision)
-        return labels, apply_temperature(margins, self.description.temperature)
+        accelerator = make_accelerator(self.description.precision)
+        batch_size = inference_batch_size(accelerator.device, self.description.image_size)
+        network, loader = accelerator.prepare(
+            fuse_batchnorm(self.load()), data_loader(dataset, batch_size)
+        )
+        labels, logits = predict_logits(network, loader, accelerator)
+        return labels, apply_temperature(logit_margins(logits), self.description.temperature)
 
     def results_folder(self, data: DataFolder) -> Path:
-        """Return where results on a data set are: the model's own folder, or one inside it."""
-        own = data.fingerprint
-        if (self.folder / "config.json").is_file():
-            own = self.config["data_fingerprint"]
-        if own == data.fingerprint:
+        """Return the folder of the results on a data set: the model's own, or one inside it.
+
+        The model's own folder receives the results on the data set that it was trained on.
+        """
+        has_config = (self.folder / "config.json").is_file()
+        if not has_config or self.config["data_fingerprint"] == data.fingerprint:
             return self.folder
         return self.folder / f"on_{data.name}-{data.fingerprint[:8]}"
 
     def results_key(self, data: DataFolder, split: str) -> str:
-        """Return all that results on a split depend on: code version, model, and images."""
+        """Return what results on a split depend on: code version, model and images."""
         return f"v{VERSION}: {self.fingerprint} on {data.split_fingerprint(split)}"
 
     def find_metrics(self, data: DataFolder, split: str) -> dict | None:
-        """Return the metrics of a split, or None if this model has none of these very images."""
+        """Return the metrics of a split, or None if there are none of this model and images."""
         entry = read_metrics_file(self.results_folder(data)).get(split, {})
         return entry if entry.get("scored") == self.results_key(data, split) else None
 
@@ -143,7 +156,7 @@ class TrainedModel:
         """Return the metrics of a split; see `evaluate.compute_metrics`.
 
         Raises:
-            UserError: the model has not been evaluated on these very images.
+            UserError: this model has not been evaluated on these images.
         """
         entry = self.find_metrics(data, split)
         if entry is None:
@@ -157,13 +170,13 @@ class TrainedModel:
         """Return the predictions of a split: path, label (0 or 1), score (0..1).
 
         Raises:
-            UserError: as `metrics`, or the file has changed since.
+            UserError: as `metrics`, or the file is missing or has changed.
         """
         entry, path = self.metrics(data, split), predictions_file(self.results_folder(data), split)
         if not path.is_file() or content_hash(path.read_bytes()) != entry["predictions"]:
             raise UserError(f"{path}: missing or changed; run `dfd evaluate` again")
-        return pd.read_csv(path, dtype={"path": str}, keep_default_na=False,
-                           converters={"score": float})  # fmt: skip
+        options = {"dtype": {"path": str}, "converters": {"score": float}}
+        return pd.read_csv(path, keep_default_na=False, **options)
 
 
 def read_config(folder: Path) -> dict:
@@ -177,20 +190,20 @@ def read_config(folder: Path) -> dict:
 
 
 def read_metrics_file(folder: Path) -> dict:
-    """Return the content of metrics.json, empty if there is none; raises a UserError if damaged."""
+    """Return the content of a folder's metrics.json, empty if there is none."""
     path = folder / "metrics.json"
     return read_json(path, (), "delete it") if path.is_file() else {}
 
 
 def predictions_file(folder: Path, split: str) -> Path:
-    """Return the file of predictions in a folder of results."""
+    """Return the path of the predictions on a split."""
     return folder / f"predictions_{split}.csv"
 
 
 def best_epoch(history: pd.DataFrame) -> int:
-    """Return the epoch that did best on Validation, the later of two equal ones.
+    """Return the best epoch on Validation, the later one of a tie.
 
-    The criterion is the highest mean of two AUCs: of the original images and of degraded ones.
+    It has the highest mean of two AUCs: of the original images and of degraded ones.
     """
     auc = history["auc"] + history.get("degraded_auc", history["auc"])
     return int(history["epoch"][auc[::-1].idxmax()])
@@ -199,29 +212,29 @@ def best_epoch(history: pd.DataFrame) -> int:
 def find_models(*paths: str | Path) -> list[TrainedModel]:
     """Return all models at or below `paths`, each once, sorted by folder.
 
-    The models of single epochs (`epochs/` in a model's folder) are not among them.
+    The models of single epochs (`epochs/epoch_003`) are returned only where a path names them.
 
     Raises:
-        UserError: a path that is missing or contains no model.
+        UserError: a path is missing or contains no model.
     """
     folders = set()
     for path in map(Path, paths):
-        files = path.rglob("model.json") if path.is_dir() else ()
-        found = {f.parent for f in files if "epochs" not in f.relative_to(path).parts}
-        if not found:
+        below = {file.parent for file in path.rglob("model.json")}
+        models = {f for f in below if not f.relative_to(path).match("epochs/epoch_*")}
+        if not models:
             raise UserError(f"{path}: no trained model; run `dfd train … --out {path}` first")
-        folders |= found
+        folders |= models
     return [TrainedModel(folder) for folder in sorted(folders)]
 
 
 def choose_model(path: str | Path | None = None) -> TrainedModel:
     """Return the model that `path` refers to.
 
-    A model's own folder or file refers to itself; a folder of models to the one of its newest run
-    with the highest AUC on Validation; None to the best of the newest run of all.
+    A model's own folder or file refers to that model; any other folder to the model of its newest
+    run with the highest AUC on Validation. None stands for the folder of all runs.
 
     Raises:
-        UserError: no model has been trained yet.
+        UserError: there is no trained model.
     """
     path = BUILD_DIR / "runs" if path is None else Path(path)
     if (path / "model.json").is_file() or path.is_file():
@@ -239,7 +252,7 @@ def _validation_auc(model: TrainedModel) -> float:
 
 
 def models_by_title(models: Iterable[TrainedModel]) -> dict[str, TrainedModel]:
-    """Return models by a printed name that no two of them share."""
+    """Return models by their titles, with the folder's name where a title is not unique."""
     models = list(models)
     count = Counter(model.title for model in models)
     return {

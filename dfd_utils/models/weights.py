@@ -1,4 +1,4 @@
-"""Files of weights, from here or from the course project, read without running code from them."""
+"""Files of weights of this project or of the course project, read without running their code."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return a file's weights under the names of a `Detector`; runs no code from the file.
 
     Raises:
-        UserError: no such file, or it contains more than weights.
+        UserError: there is no such file, or it contains more than weights.
     """
     try:
         if path.suffix == ".safetensors":
@@ -39,11 +39,11 @@ def load_weights(model: Detector, path: Path, name: str) -> None:
 
     Args:
         model: of the architecture `name`.
-        path: see `read_weights`.
-        name: for the message.
+        path: the file.
+        name: appears in the error message.
 
     Raises:
-        UserError: as `read_weights`, or the weights of another architecture.
+        UserError: as `read_weights`, or the weights are those of another architecture.
     """
     try:
         model.load_state_dict(read_weights(path))

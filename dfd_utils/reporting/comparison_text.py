@@ -1,136 +1,144 @@
-"""The comparison in tables and sentences, and the verdict."""
+"""Tables and sentences about the comparison, and the conclusion."""
 
 import math
-import re
 
 import pandas as pd
 from scipy.stats import norm, ttest_ind
 
-POWER = 0.8  # with which a difference is to be shown, where it is told what that takes
-# Standard errors that a true difference must measure to be shown at 5 % with that power.
-NEEDED = float(norm.ppf(0.975) + norm.ppf(POWER))
-# Of the AUC between seeds, taken where nothing is known about it: 0.02 to 0.04 were measured after
-# 8 epochs on part of the sample (docs/benchmarks.md).
+from dfd_utils.reporting.formatting import (
+    append_list,
+    code_span,
+    escape_markdown,
+    format_p,
+    metric_label,
+)
+
+POWER = 0.8  # of the test whose sample size is estimated
+# Standard errors by which a true difference must exceed zero to be detected at 5 % with that power.
+DETECTABLE = float(norm.ppf(0.975) + norm.ppf(POWER))
+# Standard deviation of the AUC between seeds, assumed where nothing is known about it: 0.02 to 0.04
+# were measured after 8 epochs on part of the sample (docs/benchmarks.md).
 SEED_DEVIATION = 0.03
-TESTS = {
-    "AUC (p: DeLong)": ("auc_difference", "p"),
+TESTS = {  # row of the table: key of the comparison, and of its p value's test
+    "AUC (p: DeLong)": ("auc_difference", "auc_difference"),
     "AUC (bootstrap)": ("auc_difference_bootstrap", None),
     "accuracy (p: McNemar)": ("accuracy_difference", "mcnemar"),
     "F1 (bootstrap)": ("f1_difference", None),
 }
+COMPARED_COSTS = ("parameters (million)", "GFLOPs per image", "training (min)", "one image (ms)")
 
 
 def pair_table(comparisons: list[dict]) -> pd.DataFrame:
-    """Return the differences of `compare.compare_models`, a column a pair, with 95 % intervals.
+    """Return the differences (rows) of pairs of models (columns) from `compare_models`.
 
-    The last row tells on how many images only the first, and only the second model is right.
+    Each has its 95 % interval. The last row counts the images on which only the first / only the
+    second model is right.
     """
     columns = {}
     for comparison in comparisons:
         pair, (first, second) = comparison["pair"], comparison["models"]
-        shown = {}
-        for name, (key, test) in TESTS.items():
-            row = pair[key] | (pair["mcnemar"] if test == "mcnemar" else {})
-            p = f", {_p(row['p'])}" if test else ""
-            shown[name] = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]{p}"
-        shown["right alone"] = "{b:,} against {c:,}".format(**pair["mcnemar"])
-        columns[f"{first} less {second}"] = shown
+        column = columns[f"{first} − {second}"] = {}  # noqa: RUF001  (a minus sign)
+        for label, (key, test) in TESTS.items():
+            p = f", {format_p(pair[test]['p'])}" if test else ""
+            column[label] = "{value:+z.3f} [{low:+z.3f}, {high:+z.3f}]".format(**pair[key]) + p
+        column["only one is right"] = "{b:,} / {c:,}".format(**pair["mcnemar"])
     return pd.DataFrame(columns)
 
 
 def agreement_table(agreement: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Return `compare.agreement` with printed names and shares."""
-    names = ["both right", f"only {first}", f"only {second}", "both wrong"]
-    shown = {
+    """Return the counts and shares of `paired_tests.agreement`, formatted and labelled."""
+    table = {
         title: [
             f"{count:,} ({share:.1%})"
-            for count, share in zip(agreement[images], agreement[part], strict=True)
+            for count, share in zip(
+                agreement[f"{prefix}images"], agreement[f"{prefix}share"], strict=True
+            )
         ]
-        for title, images, part in (
-            ("all", "images", "share"),
-            ("Real", "real_images", "real_share"),
-            ("Fake", "fake_images", "fake_share"),
-        )
+        for title, prefix in (("all", ""), ("Real", "real_"), ("Fake", "fake_"))
     }
-    return pd.DataFrame(shown, index=names)
+    return pd.DataFrame(
+        table, index=["both right", f"only {first}", f"only {second}", "both wrong"]
+    )
 
 
 def seed_table(seeds: pd.DataFrame) -> pd.DataFrame:
-    """Return mean ± standard deviation over seeds of `runs.seed_metrics`, a row a model."""
+    """Return mean ± standard deviation over the seeds of `seed_metrics`, a row per model."""
     rows = {}
     for title, part in seeds.groupby("model", sort=False):
-        shown = {"training seeds": ", ".join(map(str, part["seed"]))}
-        for name, printed in (("auc", "AUC"), ("accuracy", "accuracy"), ("f1", "F1")):
+        rows[title] = {"training seeds": ", ".join(map(str, part["seed"]))}
+        for name in ("auc", "accuracy", "f1"):
             spread = f" ± {part[name].std():.3f}" if len(part) > 1 else " (one seed)"
-            shown[printed] = f"{part[name].mean():.3f}{spread}"
-        rows[title] = shown
+            rows[title][metric_label(name)] = f"{part[name].mean():.3f}{spread}"
     return pd.DataFrame(rows).T
 
 
-def summarize_seeds(seeds: pd.DataFrame) -> str:
-    """Say what the seeds tell about the two architectures, and how many it takes to decide.
+def summarize_seeds(seeds: pd.DataFrame, missing: list[str] | None = None) -> str:
+    """Return whether two architectures differ by more than the seeds of each do.
 
-    Their mean AUCs are compared by Welch's t interval (1947), where each has two seeds or more.
+    Their mean AUCs are compared by Welch's t interval (1947), if each was trained with two seeds
+    or more; otherwise, the number of seeds that this would take is estimated.
+
+    Args:
+        seeds: the result of `across_runs.seed_metrics` for two models.
+        missing: the lines that it logged, for a list below.
     """
+    return append_list(_seed_sentence(seeds), missing or [])
+
+
+def _seed_sentence(seeds: pd.DataFrame) -> str:
     (a, first), (b, second) = seeds.groupby("model", sort=False)["auc"]
     difference = first.mean() - second.mean()
-    alone = min(len(first), len(second)) < 2
-    deviation = SEED_DEVIATION if alone else math.sqrt((first.var() + second.var()) / 2)
-    takes = _seeds_needed(difference, deviation)
-    if alone:
+    if min(len(first), len(second)) < 2:
+        needed = _seeds_needed(difference, SEED_DEVIATION)
         return (
-            "A single training says nothing of how far another seed would move a model: the "
-            "tests of single runs ignore the variance of training. If the AUC varied between "
-            f"seeds with a standard deviation of {SEED_DEVIATION} (assumed, not measured), {takes} "
-            "of each model would show a true difference of the size seen here with 80 % power."
+            "The tests of single runs ignore the variance of training, and with a single seed it "
+            "cannot be estimated. Assuming that the AUC varies between seeds with a standard "
+            f"deviation of {SEED_DEVIATION}, {needed}."
         )
     interval = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    shown = interval.low > 0 or interval.high < 0
-    better, worse = (a, b) if difference > 0 else (b, a)
-    outcome = (
-        f"`{better}` is the better architecture than `{worse}` on these data"
-        if shown
-        else f"no difference between `{a}` and `{b}` is shown over the variance of training"
+    text = (
+        f"Over {len(first)} and {len(second)} seeds, the mean AUC differs by {difference:+.4f} "
+        f"(95 % interval {interval.low:+.4f} to {interval.high:+.4f}, Welch): "
     )
-    more = "" if shown else (
-        f" With this spread, {takes} of each would show a true difference of the size seen here "
-        "with 80 % power."
-    )  # fmt: skip
-    return (
-        f"Over {len(first)} and {len(second)} seeds the mean AUC differs by {difference:+.4f}, "
-        f"95 % interval {interval.low:+.4f} to {interval.high:+.4f} (Welch): {outcome}.{more}"
+    if interval.low > 0 or interval.high < 0:
+        better, worse = (a, b) if difference > 0 else (b, a)
+        return text + (
+            f"{code_span(better)} is the better architecture than {code_span(worse)} on these data."
+        )
+    needed = _seeds_needed(difference, math.sqrt((first.var() + second.var()) / 2))
+    return text + (
+        f"no difference between {code_span(a)} and {code_span(b)} is detected beyond the variance "
+        f"of training. With this variance, {needed}."
     )
 
 
 def _seeds_needed(difference: float, deviation: float) -> str:
     if not difference:
-        return "no number of seeds"
-    needed = max(3.0, math.ceil(2 * (NEEDED * deviation / difference) ** 2))
-    return f"about {needed:,.0f} seeds" if needed < 1000 else "over 1,000 seeds"
+        return "no number of seeds would detect a difference, because the means are equal"
+    needed = max(3, math.ceil(2 * (DETECTABLE * deviation / difference) ** 2))
+    count = f"about {needed:,}" if needed < 1000 else "over 1,000"
+    return (
+        f"{count} seeds of each model would be needed to detect a true difference of the observed "
+        "size with 80 % power"
+    )
 
 
 def cost_table(costs: dict[str, dict]) -> pd.DataFrame:
-    """Return costs of models, a column a model."""
-    shown = {
+    """Return costs (rows) of models (columns, by title)."""
+    return pd.DataFrame({
         title: {k: v if isinstance(v, str) else _short(v) for k, v in cost.items()}
         for title, cost in costs.items()
-    }
-    return pd.DataFrame(shown)
+    })  # fmt: skip
 
 
 def summarize_costs(costs: dict[str, dict]) -> str:
-    """Say which model is lighter, trained faster and scores faster, as a Markdown list."""
+    """Return by which factor two models differ in the main costs, as a Markdown list."""
     lines = []
-    for name, what in (
-        ("parameters (million)", "million parameters"),
-        ("GFLOPs an image", "GFLOPs an image"),
-        ("training (min)", "minutes of training"),
-        ("one image (ms)", "ms for one image"),
-    ):
-        (low, least), (high, most) = sorted((cost[name], title) for title, cost in costs.items())
+    for name in COMPARED_COSTS:
+        (low, cheaper), (high, other) = sorted((cost[name], title) for title, cost in costs.items())
         lines.append(
-            f"- {what}: {least} {_short(low)}, {most} {_short(high)}, "
-            f"{high / low:.1f} times as much."
+            f"- {name[0].upper() + name[1:]}: {escape_markdown(cheaper)} {_short(low)}, "
+            f"{escape_markdown(other)} {_short(high)}, a factor of {high / low:.1f}."
         )
     return "\n".join(lines)
 
@@ -140,60 +148,65 @@ def _short(number: float) -> str:
 
 
 def conclusion(comparison: dict, seeds: pd.DataFrame | None = None) -> str:
-    """Return what compare_models found, in a few sentences of Markdown.
+    """Return what a comparison has found, in a few sentences of Markdown.
 
     A winner is named only where the interval of the AUC difference (DeLong) excludes zero.
+
+    Args:
+        comparison: the result of `paired_tests.compare_models`.
+        seeds: the result of `across_runs.seed_metrics`; None: other seeds were not looked for.
     """
-    images, models, pair = (comparison[key] for key in ("images", "models", "pair"))
-    a, b = ("`" + re.sub(r"[`|\s]+", " ", name) + "`" for name in models)
-    auc_a, auc_b = (model["auc"]["value"] for model in models.values())
-    value, low, high, p = (pair["auc_difference"][key] for key in ("value", "low", "high", "p"))
-    first, second, auc_1, auc_2 = (a, b, auc_a, auc_b)
-    if high < 0:  # b won: tell it from its side
-        first, second, auc_1, auc_2, value, low, high = (b, a, auc_b, auc_a, -value, -high, -low)
-    numbers = (
-        f"AUC {_number(auc_1)} against {_number(auc_2)} on {images:,} images, difference "
-        f"{_number(value)}, 95 % interval {_number(low)} to {_number(high)}, DeLong {_p(p)}"
-    )
-    if low > 0:
-        sentences = [f"{first} ranks the images better than {second} ({numbers})."]
-    else:
-        sentences = [f"No difference in AUC between {a} and {b} is shown ({numbers})."]
-        # The standard error shrinks with sqrt(n): how large must n be for the difference seen to
-        # measure NEEDED of them?
-        error = (high - low) / 2 / norm.ppf(0.975)
-        if value:
-            needed = min(images * (NEEDED * error / value) ** 2, 1e7)
-            count = f"{'about' if needed < 1e7 else 'over'} {float(f'{needed:.2g}'):,.0f}"
-            sentences.append(
-                "The interval narrows with the square root of the number of images: to show a true "
-                f"difference of the size seen here with 80 % power would take {count} test images."
-            )
-    b_only, c_only, p = (pair["mcnemar"][key] for key in ("b", "c", "p"))
-    gap = pair["accuracy_difference"]
-    cuts = [f"{threshold:.3g}" for threshold in comparison["thresholds"].values()]
-    called = (
-        f"the threshold {cuts[0]}" if cuts[0] == cuts[1] else f"thresholds {' and '.join(cuts)}"
-    )
-    sentences.append(
-        f"At {called} {a} alone is right on {b_only:,} images and {b} alone on {c_only:,}: "
-        f"{'no' if gap['low'] <= 0 <= gap['high'] else 'a'} difference in accuracy is shown "
-        f"({gap['value']:+.3f}, 95 % "
-        f"interval {gap['low']:+.3f} to {gap['high']:+.3f}; McNemar, {_p(p)})."
-    )
+    sentences = [_auc_sentences(comparison), _accuracy_sentence(comparison)]
     if seeds is None:
         sentences.append(
-            "These tests know one trained model of each kind and ignore the variance of training: "
-            "another seed may change the outcome."
+            "These tests compare one trained model of each kind and ignore the variance of "
+            "training: another seed may change the outcome."
         )
     else:
-        sentences.append(summarize_seeds(seeds))
+        sentences.append(_seed_sentence(seeds))
     return " ".join(sentences)
+
+
+def _auc_sentences(comparison: dict) -> str:
+    images, difference = comparison["images"], comparison["pair"]["auc_difference"]
+    (a, auc_a), (b, auc_b) = (
+        (code_span(name), model["auc"]["value"]) for name, model in comparison["models"].items()
+    )
+    value, low, high, p = (difference[key] for key in ("value", "low", "high", "p"))
+    if high < 0:  # b is better: report it as the first
+        a, b, auc_a, auc_b, value, low, high = b, a, auc_b, auc_a, -value, -high, -low
+    numbers = (
+        f"AUC {_number(auc_a)} versus {_number(auc_b)} on {images:,} images, difference "
+        f"{_number(value)}, 95 % interval {_number(low)} to {_number(high)}, DeLong {format_p(p)}"
+    )
+    if low > 0:
+        return f"{a} ranks the images better than {b} ({numbers})."
+    text = f"No difference in AUC between {a} and {b} is detected ({numbers})."
+    if not value:
+        return text
+    # The standard error shrinks with the square root of the number of images.
+    error = (high - low) / 2 / norm.ppf(0.975)
+    needed = min(images * (DETECTABLE * error / value) ** 2, 1e7)
+    count = f"{'about' if needed < 1e7 else 'over'} {float(f'{needed:.2g}'):,.0f}"
+    return (
+        f"{text} The interval narrows with the square root of the number of images: {count} test "
+        "images would be needed to detect a true difference of the observed size with 80 % power."
+    )
+
+
+def _accuracy_sentence(comparison: dict) -> str:
+    a, b = map(code_span, comparison["models"])
+    test, difference = (comparison["pair"][key] for key in ("mcnemar", "accuracy_difference"))
+    cuts = [f"{threshold:.3g}" for threshold in comparison["thresholds"].values()]
+    at = f"the threshold {cuts[0]}" if cuts[0] == cuts[1] else f"thresholds {' and '.join(cuts)}"
+    detected = "no" if difference["low"] <= 0 <= difference["high"] else "a"
+    return (
+        f"At {at}, only {a} is right on {test['b']:,} images and only {b} on {test['c']:,}: "
+        f"{detected} difference in accuracy is detected "
+        f"({difference['value']:+z.3f}, 95 % interval {difference['low']:+z.3f} to "
+        f"{difference['high']:+z.3f}; McNemar, {format_p(test['p'])})."
+    )
 
 
 def _number(number: float) -> str:
     return f"{number:.4f}" if abs(number) >= 5e-5 or number == 0 else f"{number:.1g}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

@@ -1,4 +1,4 @@
-"""Executed notebooks -> one self-contained HTML and one A4 PDF, by pandoc and Typst."""
+"""Executed notebooks → one self-contained HTML and one A4 PDF, by pandoc and Typst."""
 
 import os
 import re
@@ -15,36 +15,43 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePrepro
 from nbformat import NotebookNode
 
 from dfd_utils.config import PROJECT_ROOT, UserError
+from dfd_utils.runtime.files import write_atomic
 
 ASSETS = Path(__file__).resolve().parent / "assets"
 SOURCES = PROJECT_ROOT / "notebooks"  # images in the text are named relative to here
 MAX_OUTPUT_LINES = 40
+# No script runs and nothing is fetched, even if markup from data got into a page.
+CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:"
+# The best form of an output for print comes first; widgets and scripts have no form here.
+FORMS = (
+    *("image/svg+xml", "image/png", "image/jpeg"),
+    *("text/markdown", "text/html", "text/latex", "text/plain"),
+)
+WIDGET = "application/vnd.jupyter.widget-view+json"
 _OPTIONS = [f"--lua-filter={ASSETS / 'report.lua'}", "--ipynb-output=all", "--wrap=none"]
 _FORMAT = "ipynb+raw_tex"  # raw_tex: Jupyter shows a bare \begin{align} as a formula
-# The best form of an output for print comes first; widgets and scripts have no form here.
-_FORMS = [f"image/{kind}" for kind in ("svg+xml", "png", "jpeg")]
-
-_FORMS += [f"text/{kind}" for kind in ("markdown", "html", "latex", "plain")]
-
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 _PROGRESS_BAR = re.compile(r"\d%\|.*\|.*\[|^\s*\d+it \[")  # what tqdm prints
 _OBJECT_NAME = re.compile(r"^\[?<(Figure|Axes|matplotlib|seaborn)|^\(?array\(\[<Axes")
 _TAGS = TagRemovePreprocessor(
     remove_cell_tags={"remove-cell"}, remove_input_tags={"remove-input", "hide-input"}
 )
-# The JupyterLab look without its scripts, which all come from the network.
-_JUPYTER_LOOK = """{%- extends 'index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
+# The JupyterLab look with a content policy instead of its scripts, which come from the network.
+_JUPYTER_LOOK = f"""{{%- extends 'index.html.j2' -%}}
+{{%- block html_head_js -%}}
+<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
+{{%- endblock -%}}
+{{%- block html_head_js_mathjax -%}}{{%- endblock -%}}
+{{%- block html_head_js_mermaidjs -%}}{{%- endblock -%}}"""
 
 
 def check_executed(notebook: Path) -> None:
-    """Refuse a notebook whose run did not finish.
+    """Check that every code cell of a notebook was executed without an error.
 
-    Looks at the cells themselves, for papermill's metadata can say "completed" where no kernel
-    came up. Raises UserError, naming the cell, for a missing or unreadable notebook, a code cell
-    that was not executed and one that ended in an error.
+    The cells count: papermill's metadata can say "completed" although no kernel has started.
+
+    Raises:
+        UserError: a missing or unreadable notebook, or a cell that was not executed or ended in an
+            error; names the cell.
     """
     try:
         book = nbformat.read(notebook, as_version=4)
@@ -63,36 +70,75 @@ def check_executed(notebook: Path) -> None:
             raise UserError(f"{notebook}: {where} {problems[0]}; run this notebook again")
 
 
-def _tidy_text(text: str) -> str:
-    lines = [line.rstrip() for line in strip_ansi(text).strip("\n").split("\n")]
-    lines = [line for line in lines if not _PROGRESS_BAR.search(line)]
-    if len(lines) > MAX_OUTPUT_LINES:
-        head, tail = MAX_OUTPUT_LINES * 2 // 3, MAX_OUTPUT_LINES // 3
-        lines[head:-tail] = [f"… {len(lines) - head - tail} lines left out …"]
-    return "\n".join(lines).strip("\n")
+def export_report(
+    notebooks: list[Path], out: Path, title: str, author: str, subtitle: str = "", pdf: bool = True
+) -> list[Path]:
+    """Write `out`.html and, with `pdf`, `out`.pdf from executed notebooks, a chapter each.
+
+    Neither needs the network, a browser or LaTeX. Both replace an earlier report at the end, so
+    that a failure leaves it unchanged. The date is that of SOURCE_DATE_EPOCH if it is set (the same
+    notebooks then give the same bytes), else today.
+
+    Raises:
+        UserError: no notebooks, one that was not executed to its end, or a pandoc older than 3.
+    """
+    if not notebooks:
+        raise UserError("no notebooks to report on; run the notebooks first")
+    _check_pandoc()
+    merged = _merge(notebooks)
+    day = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC)
+    fields = dict(title=title, author=author, subtitle=subtitle, date=f"{day.day} {day:%B %Y}")
+    fields |= dict(year=str(day.year), month=str(day.month), day=str(day.day))
+    resources = _resources(notebooks)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".report-") as name:
+        folder = Path(name).resolve()
+        nbformat.write(merged, folder / "report.ipynb")
+        metadata = [f"--metadata={key}={value}" for key, value in fields.items() if value]
+        look = ["--toc", "--toc-depth=2", "--mathml", f"--css={ASSETS / 'report.css'}"]
+        look += ["--embed-resources", f"--variable=content-policy={CONTENT_POLICY}"]
+        _pandoc(folder, "report.html", resources, *look, *metadata)
+        if pdf:
+            _write_pdf(folder, fields, resources)
+        written = []
+        for suffix in [".html", ".pdf"] if pdf else [".html"]:
+            written.append(out.with_name(out.name + suffix))
+            os.replace(folder / f"report{suffix}", written[-1])
+    return written
 
 
-def _tidy_outputs(cell: NotebookNode) -> None:
-    """Keep what a reader wants: one form of each output, no stderr, no progress bars."""
-    shown = [out for out in cell.outputs if out.get("name") != "stderr"]
-    cell.outputs = [out for out in shown if _WIDGET not in out.get("data", {})]
-    CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # also carriage returns
-    kept = []
-    for out in cell.outputs:
-        if out.output_type == "stream":
-            out.text = text = _tidy_text(out.text)
-        else:
-            form = next((form for form in _FORMS if form in out.data), None)
-            out.data = {form: out.data[form]} if form else {}
-            text = out.data.get(form, "")
-            if form == "text/plain":
-                out.data[form] = text = _tidy_text("" if _OBJECT_NAME.match(text) else text)
-        if text.strip():
-            kept.append(out)
-    cell.outputs = kept
+def export_notebook_html(notebook: Path, out: Path) -> Path:
+    """Write an executed notebook as HTML in the Jupyter look, without scripts or network.
+
+    Links to other notebooks lead to the HTML files beside it.
+
+    Raises:
+        UserError: as `export_report`.
+    """
+    _check_pandoc()
+    options = [*_OPTIONS, _resources([notebook]), "--mathml", "--embed-resources"]
+    options += [f"--template={ASSETS / 'fragment.html'}", "--metadata=pagetitle=fragment"]
+
+    def to_html(cell: NotebookNode) -> str:
+        text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
+        return pypandoc.convert_text(text, "html5", _FORMAT, options)
+
+    book = _tidy(notebook)
+    for cell in book.cells:
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                computed = nbformat.v4.new_code_cell("", outputs=[output], id="cell")
+                output.data = {"text/html": to_html(computed)}
+    exporter = HTMLExporter(raw_template=_JUPYTER_LOOK)
+    exporter.register_filter(
+        "markdown2html", lambda text: to_html(nbformat.v4.new_markdown_cell(text, id="cell"))
+    )
+    html, _ = exporter.from_notebook_node(book, {"metadata": {"name": notebook.stem}})
+    return write_atomic(out, html)
 
 
-def _tidied(notebook: Path) -> NotebookNode:
+def _tidy(notebook: Path) -> NotebookNode:
+    """Read an executed notebook, without hidden cells and with tidy outputs."""
     check_executed(notebook)
     book, _ = _TAGS.preprocess(nbformat.read(notebook, as_version=4), {})
     for cell in book.cells:
@@ -102,11 +148,40 @@ def _tidied(notebook: Path) -> NotebookNode:
     return book
 
 
-def _merged(notebooks: list[Path]) -> NotebookNode:
-    """All cells in one notebook, the first of each marked with the attribute `chapter`."""
+def _tidy_outputs(cell: NotebookNode) -> None:
+    """Keep one form of each output; drop stderr, widgets, progress bars and empty outputs."""
+    outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    cell.outputs = [out for out in outputs if WIDGET not in out.get("data", {})]
+    CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # also carriage returns
+    kept = []
+    for out in cell.outputs:
+        if out.output_type == "stream":
+            out.text = text = _tidy_text(out.text)
+        else:
+            form = next((form for form in FORMS if form in out.data), None)
+            out.data = {form: out.data[form]} if form else {}
+            text = out.data.get(form, "")
+            if form == "text/plain":
+                out.data[form] = text = _tidy_text("" if _OBJECT_NAME.match(text) else text)
+        if text.strip():
+            kept.append(out)
+    cell.outputs = kept
+
+
+def _tidy_text(text: str) -> str:
+    lines = [line.rstrip() for line in strip_ansi(text).strip("\n").split("\n")]
+    lines = [line for line in lines if not _PROGRESS_BAR.search(line)]
+    if len(lines) > MAX_OUTPUT_LINES:
+        head, tail = MAX_OUTPUT_LINES * 2 // 3, MAX_OUTPUT_LINES // 3
+        lines[head:-tail] = [f"… {len(lines) - head - tail} lines left out …"]
+    return "\n".join(lines).strip("\n")
+
+
+def _merge(notebooks: list[Path]) -> NotebookNode:
+    """Return all cells in one notebook, the first of each marked with the attribute `chapter`."""
     merged = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     for notebook in notebooks:
-        cells = _tidied(notebook).cells
+        cells = _tidy(notebook).cells
         if not any(c.cell_type == "markdown" and c.source.startswith("# ") for c in cells):
             cells.insert(0, nbformat.v4.new_markdown_cell(f"# {notebook.stem}"))
         for number, cell in enumerate(cells):
@@ -144,7 +219,7 @@ def _pandoc(folder: Path, name: str, *options: str) -> None:
     )
 
 
-def _write_pdf(folder: Path, told: dict[str, str], resources: str) -> None:
+def _write_pdf(folder: Path, fields: dict[str, str], resources: str) -> None:
     import typst
 
     _pandoc(folder, "report.typ", resources, "--extract-media=media")
@@ -153,63 +228,5 @@ def _write_pdf(folder: Path, told: dict[str, str], resources: str) -> None:
         output=str(folder / "report.pdf"),
         root=str(folder),
         ignore_system_fonts=True,  # the same pages on every machine
-        sys_inputs=told,
+        sys_inputs=fields,
     )
-
-
-def export_report(
-    notebooks: list[Path], out: Path, title: str, author: str, subtitle: str = "", pdf: bool = True
-) -> list[Path]:
-    """Write `out`.html and, with `pdf`, `out`.pdf from executed notebooks, a chapter each.
-
-    Neither needs the network, a browser or LaTeX. The files are written beside and put in place
-    together at the end, so a failure leaves an earlier report as it was. The date is that of
-    SOURCE_DATE_EPOCH where it is set (the same notebooks then give the same bytes), else today.
-    Raises UserError for notebooks that did not run to their end and for a pandoc older than 3.
-    """
-    if not notebooks:
-        raise UserError("no notebooks to report on; run the notebooks first")
-    _check_pandoc()
-    merged = _merged(notebooks)
-    day = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()), UTC)
-    told = dict(title=title, author=author, subtitle=subtitle, date=f"{day.day} {day:%B %Y}")
-    told |= dict(year=str(day.year), month=str(day.month), day=str(day.day))
-    resources = _resources(notebooks)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".report-") as name:
-        folder = Path(name).resolve()
-        nbformat.write(merged, folder / "report.ipynb")
-        meta = [f"--metadata={key}={value}" for key, value in told.items() if value]
-        look = ["--toc", "--toc-depth=2", "--mathml", f"--css={ASSETS / 'report.css'}"]
-        _pandoc(folder, "report.html", resources, "--embed-resources", *look, *meta)
-        if pdf:
-            _write_pdf(folder, told, resources)
-        written = []
-        for suffix in [".html", ".pdf"] if pdf else [".html"]:
-            written.append(out.with_name(out.name + suffix))
-            os.replace(folder / f"report{suffix}", written[-1])
-    return written
-
-
-def export_notebook_html(notebook: Path, out: Path) -> Path:
-    """Write one executed notebook as HTML in the Jupyter look, without scripts or network.
-
-    Links to other notebooks lead to the HTML files beside it. Raises UserError as export_report.
-    """
-    _check_pandoc()
-    options = [*_OPTIONS, _resources([notebook]), "--mathml", "--embed-resources"]
-    options += [f"--template={ASSETS / 'fragment.html'}", "--metadata=pagetitle=fragment"]
-
-    def to_html(markdown: str) -> str:
-        cell = nbformat.v4.new_markdown_cell(markdown, id="cell")
-        text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
-        return pypandoc.convert_text(text, "html5", _FORMAT, options)
-
-    exporter = HTMLExporter(raw_template=_JUPYTER_LOOK)
-    exporter.register_filter("markdown2html", to_html)
-    html, _ = exporter.from_notebook_node(_tidied(notebook), {"metadata": {"name": notebook.stem}})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.part")
-    unfinished.write_text(html, encoding="utf-8")
-    os.replace(unfinished, out)
-    return out

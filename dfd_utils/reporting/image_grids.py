@@ -1,4 +1,4 @@
-"""Figures made of images: galleries, and heat maps over images."""
+"""Grids of images: galleries, duplicates, and heat maps over images."""
 
 from pathlib import Path
 
@@ -10,25 +10,31 @@ from PIL import Image
 
 from dfd_utils.config import CLASSES
 from dfd_utils.data.image_io import read_pixels
+from dfd_utils.reporting.formatting import printable
 from dfd_utils.reporting.style import WIDTH
 
 
-def _image_grid(rows: int, columns: int, below: tuple = (0.0,), above: float = 0.0, apart: int = 0):
-    """Return square axes that touch, with 0.3 inches for names at their left.
+def _image_grid(
+    rows: int, columns: int, below: tuple = (0.0,), above: float = 0.0, gap_after: int = 0
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes `[rows, columns]`, square and adjacent, with room for row names.
 
-    In inches, `below` is the space under the rows in turn and `above` that over all of them; a gap
-    follows after `apart` columns.
+    Args:
+        rows, columns: of the grid.
+        below: space below the rows in inches, repeated from row to row.
+        above: space above the grid in inches.
+        gap_after: a number of columns after which a gap follows; 0: no gap.
     """
-    gap = 0.12 if apart else 0.0
+    gap = 0.12 if gap_after else 0.0
     side = (WIDTH - 0.3 - gap) / columns
     heights = [side + below[row % len(below)] for row in range(rows)]
     height = above + sum(heights)
-    # Laid out by hand: constrained layout would separate the images.
+    # Axes are placed explicitly: constrained layout would separate the images.
     figure = Figure(figsize=(WIDTH, height), layout="none")
     axes = np.empty((rows, columns), object)
     for row, column in np.ndindex(rows, columns):
         bottom = height - above - sum(heights[:row]) - side
-        left = 0.3 + column * side + gap * (column >= apart)
+        left = 0.3 + column * side + gap * (column >= gap_after)
         box = left / WIDTH, bottom / height, side / WIDTH, side / height
         axes[row, column] = figure.add_axes(box)
         axes[row, column].axis("off")
@@ -36,7 +42,7 @@ def _image_grid(rows: int, columns: int, below: tuple = (0.0,), above: float = 0
 
 
 def _show(axis: Axes, path: Path) -> None:
-    # A border of the page's colour keeps neighbours apart.
+    # The limits leave a white border between neighbours.
     axis.imshow(Image.fromarray(read_pixels(path)).resize((160, 160)))
     axis.set(xlim=(-3, 163), ylim=(163, -3))
 
@@ -51,40 +57,42 @@ def _name_row(axis: Axes, title: str) -> None:
     axis.text(-10, 80, title.replace("EfficientNet", "EffNet"), **label)
 
 
-def gallery(rows: dict[str, list[Path]], captions: list[str] | None = None) -> Figure:
-    """Draw a row of images for each entry, named at its left; captions go below, row by row."""
+def gallery(rows: dict[str, list[Path]]) -> Figure:
+    """Draw a row of image files per entry, with its name at the left."""
     columns = max(len(paths) for paths in rows.values())
-    figure, axes = _image_grid(len(rows), columns, (0.17 if captions else 0.0,))
-    texts = iter(captions or [])
+    figure, axes = _image_grid(len(rows), columns)
     for row, (title, paths) in enumerate(rows.items()):
-        for column, path in enumerate(paths):
-            _show(axes[row, column], path)
-            if captions:
-                axes[row, column].text(80, 166, next(texts), ha="center", va="top", fontsize=7)
+        for axis, path in zip(axes[row], paths, strict=False):
+            _show(axis, path)
         if paths:
             _name_row(axes[row, 0], title)
     return figure
 
 
 def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure:
-    """Draw the worst pairs of an audit's duplicates.csv, one image above its copy.
+    """Draw the worst duplicates of an audit, each image above its copy.
 
-    Pairs with two labels come first, then those in two splits, then those that are least alike; one
-    pair per image is drawn.
+    Pairs with two labels come first, then pairs in two splits, then the least similar pairs; of a
+    cluster of duplicates, one pair is drawn.
+
+    Args:
+        folder: the folder of the data set.
+        pairs: the content of duplicates.csv.
+        most: the largest number of pairs.
     """
     order = ["across_labels", "across_splits", "difference"]
     worst = pairs.sort_values(order, ascending=False, kind="stable")
     worst = worst.drop_duplicates("cluster").head(most)
     if worst.empty:
         figure = Figure(figsize=(WIDTH, 0.5))
-        figure.add_axes((0, 0, 1, 1)).axis("off")  # a notebook shows no figure without axes
+        figure.add_axes((0, 0, 1, 1)).axis("off")  # a notebook displays no figure without axes
         figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
         return figure
     figure, axes = _image_grid(2, max(len(worst), 4), (0.32,))
     for column, pair in enumerate(worst.itertuples()):
         for row, path in enumerate((pair.path_a, pair.path_b)):
             _show(axes[row, column], folder / path)
-            split, name, *_, file = path.split("/")
+            split, name, *_, file = printable(path).split("/")
             text = f"{split} {name}\n{file if len(file) < 20 else '…' + file[-18:]}"
             axes[row, column].text(80, 166, text, ha="center", va="top", fontsize=6)
     _name_row(axes[0, 0], "image")
@@ -93,7 +101,13 @@ def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure
 
 
 def heat_maps(paths: list[Path], maps: dict[str, np.ndarray], masks: list[Path] | None) -> Figure:
-    """Draw images in the first row, below each model's heat maps `[N, S, S]`, the mask outlined."""
+    """Draw images in the first row, and a model's heat maps over them in each row below.
+
+    Args:
+        paths: the files of `N` images.
+        maps: by model title, heat maps `[N, S, S]`.
+        masks: image files of the swapped regions, whose outlines are drawn; None: no outlines.
+    """
     figure, axes = _image_grid(1 + len(maps), len(paths))
     for column, path in enumerate(paths):
         for row, title in enumerate(["image", *maps]):
@@ -112,12 +126,12 @@ def heat_maps(paths: list[Path], maps: dict[str, np.ndarray], masks: list[Path] 
 def error_gallery(
     chosen: dict[str, pd.DataFrame], maps: dict[str, np.ndarray], data: Path, images: int
 ) -> Figure:
-    """Draw each model's most confident mistakes and most uncertain images, heat maps below.
+    """Draw each model's most confident mistakes and most uncertain images above their heat maps.
 
     Args:
         chosen: by model title, the result of `select_error_examples`: kind, path, label, score.
         maps: by model title, heat maps `[N, S, S]` of those images.
-        data: the data set's folder.
+        data: the folder of the data set.
         images: columns for each of the two kinds.
     """
     kinds = {"mistake": "most confident mistakes", "uncertain": "most uncertain"}

@@ -1,4 +1,4 @@
-"""One notebook executed by papermill, with its errors and signals in order."""
+"""Executes a notebook by papermill and passes on its errors and signals."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ import psutil
 from dfd_utils.config import PROJECT_ROOT, RunInterrupted, TimeLimitReached, UserError
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
+PASSED_ON = {kind.__name__: kind for kind in (UserError, RunInterrupted, TimeLimitReached)}
 
 
 class NotebookError(Exception):
@@ -20,10 +21,10 @@ class NotebookError(Exception):
 
 
 def execute(notebook: Path, out: Path, parameters: dict) -> None:
-    """Execute a notebook into `out`, beside it as HTML.
+    """Execute a notebook into `out`, and write it as HTML beside that.
 
     Raises:
-        UserError, Stopped: as a cell raised them; the notebook is named.
+        UserError, RunInterrupted, TimeLimitReached: as a cell raised them; the notebook is named.
         NotebookError: any other error of a cell, or the kernel died.
     """
     import papermill
@@ -34,7 +35,7 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
     # A kernelspec of the same name in the home folder may start another environment's Python.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    # Called from a notebook in JupyterLab: nobody sees the bars of the kernel that is started here.
+    # Inherited when called from a notebook in JupyterLab; nobody sees progress bars of this kernel.
     os.environ.pop("JPY_SESSION_NAME", None)
     running = out.with_name(f"{out.stem}.running.ipynb")
     try:
@@ -42,7 +43,7 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
     except OSError as error:
         raise UserError(
             f"{out.parent}: cannot be written ({error.strerror}); set DFD_OUTPUT_DIR to a folder "
-            "of yours"
+            "that you can write to"
         ) from error
     try:
         with _forward_sigterm():
@@ -52,14 +53,13 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
                 stdout_file=sys.stdout, extra_arguments=["--log-level=ERROR"],
             )  # fmt: skip
     except PapermillExecutionError as error:
-        known = {"UserError": UserError, "Stopped": RunInterrupted, "TimeIsUp": TimeLimitReached}
-        if error.ename in known:
-            raise known[error.ename](f"{notebook.name}: {error.evalue}") from error
+        if error.ename in PASSED_ON:
+            raise PASSED_ON[error.ename](f"{notebook.name}: {error.evalue}") from error
         raise NotebookError(
             f"{notebook.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue} "
-            f"(whole traceback in {display_path(running)})"
+            f"(full traceback in {display_path(running)})"
         ) from error
-    except RuntimeError as error:  # the kernel died, of memory for the most part
+    except RuntimeError as error:  # the kernel died, usually because memory ran out
         raise NotebookError(f"{notebook.name}: {error}; see {display_path(running)}") from error
     check_executed(running)
     os.replace(running, out)
@@ -68,28 +68,28 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
 
 @contextmanager
 def _forward_sigterm() -> Iterator[None]:
-    """Hand SIGTERM on to the kernel, where a training saves its state, and let it end."""
-    asked = []
+    """Forward SIGTERM to the kernel, where a training saves its state, and let it end."""
+    received = []
 
-    def hand_on(number: int, frame: object) -> None:
-        asked.append(number)
+    def forward(number: int, frame: object) -> None:
+        received.append(number)
         for child in psutil.Process().children():
             child.send_signal(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, hand_on)
+    handler = signal.signal(signal.SIGTERM, forward)
     try:
         yield
     except RuntimeError as error:  # the kernel was in work that keeps no state
-        if asked:
-            raise RunInterrupted("stopped by SIGTERM; the same command goes on") from error
+        if received:
+            raise RunInterrupted("stopped by SIGTERM; the same command continues it") from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def display_path(path: Path) -> str:
-    """Return a path as short as it can be told from where the user stands."""
+    """Return a path relative to the working directory if it is inside it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

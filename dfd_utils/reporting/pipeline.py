@@ -1,4 +1,4 @@
-"""The whole job: data, the five notebooks by papermill, then the report."""
+"""The whole run: the data, the five notebooks by papermill, then the report."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ AUTHOR = (
     "Jan Rudkowski, Konrad Wojda, Ruke Sam-Ogaga, Isabel Pfeiffer"
 )
 OWN_OPTIONS = ("run", "data", "profile", "model")  # parameters that have options of their own
-# What each notebook reads beside the package, the data set and its settings.
+# The files in a model's folder that notebooks read.
 TRAINED = ("config.json", "excluded.csv", "history.csv", "model.json", "model.safetensors")
 EVALUATED = (*TRAINED, "metrics.json", "predictions_*.csv", "on_*/metrics.json")
 
@@ -47,7 +47,7 @@ def run_all(
     Args:
         data: a data set's folder, "kaggle" to download the published one, None for the sample.
         profile: a key of `config.PROFILES`.
-        run: the name under which everything is kept; None: the data set's name.
+        run: the name of the run, and of its folders; None: made from the data set's name.
         parameters: values for the notebooks' parameters; each goes to the notebooks that have it.
         only: numbers of the notebooks to execute, as "04".
         pdf: write the PDF beside the HTML.
@@ -56,14 +56,12 @@ def run_all(
         UserError: bad options or data, or a notebook that failed.
     """
     start = time.monotonic()
-    notebooks = _selected(only)
+    known = {path: _parameters_of(path) for path in _all_notebooks()}
+    notebooks = _select(list(known), only)
     parameters = dict(parameters or {})
-    known = {path: _parameters_of(path) for path in sorted(NOTEBOOKS.glob("0*.ipynb"))}
     _check_parameters(parameters, {name for names in known.values() for name in names}, profile)
-    run = run or {None: "sample", "kaggle": "openforensics"}.get(data) or Path(data).resolve().name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
-        raise UserError(f"run name '{run}': use letters, digits, dots, dashes and underscores")
-    run_folder = BUILD_DIR / "runs" / run
+    run = _run_name(run, data)
+    run_folder, executed = BUILD_DIR / "runs" / run, BUILD_DIR / "notebooks" / run
     data = _prepare_data(data)
     _refuse_other_data(run_folder, data)
     _make_absolute(parameters)
@@ -72,41 +70,57 @@ def run_all(
     os.environ[START_TIME_ENV] = str(time.time())  # max_hours is the limit of the whole run
     if parameters.get("max_hours") is not None:
         _plan(data, run_folder, parameters)
-    executed, sources = BUILD_DIR / "notebooks" / run, _sources_key()
-    images = [data.split_fingerprint(split) for split in config.SPLITS]
-    for path in notebooks:
+    inputs = [_sources_key(), *(data.split_fingerprint(split) for split in config.SPLITS)]
+    for number, (path, defaults) in enumerate(known.items(), start=1):
+        if path not in notebooks:
+            continue
         out = executed / path.name
-        chosen = {name: value for name, value in parameters.items() if name in known[path]}
-        key = partial(_key, path, known[path] | chosen, run_folder, [sources, *images])
-        title = f"[{list(known).index(path) + 1}/{len(known)}] {path.stem}"
-        work = partial(execute, path, out, chosen)
-        _run_if_stale(title, key, [out, out.with_suffix(".html")], work)
-    _report(run_folder, [executed / path.name for path in known], pdf)
+        chosen = {name: value for name, value in parameters.items() if name in defaults}
+        _run_if_stale(
+            f"[{number}/{len(known)}] {path.stem}",
+            partial(_key, path, defaults | chosen, run_folder, inputs),
+            [out, out.with_suffix(".html")],
+            partial(execute, path, out, chosen),
+        )
+    reports = _report(run_folder, [executed / path.name for path in known], pdf)
     print(
         f"Done in {format_duration(time.monotonic() - start)}. "
-        f"Open {display_path(BUILD_DIR / 'report.html')}",
-        end="",
+        f"Open {' or '.join(map(display_path, reports))}; "
+        f"the figures are in {display_path(config.FIGURES_DIR / run)}."
     )
-    print(f" or {display_path(BUILD_DIR / 'report.pdf')}" if pdf else "", end="")
-    print(f"; the figures are in {display_path(config.FIGURES_DIR / run)}.")
 
 
-def _selected(only: list[str] | None) -> list[Path]:
-    by_number = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("0*.ipynb"))}
-    if not by_number:
+def _all_notebooks() -> list[Path]:
+    notebooks = sorted(NOTEBOOKS.glob("0*.ipynb"))
+    if not notebooks:
         raise UserError(f"{NOTEBOOKS}: no notebooks; run from a checkout of the project")
+    return notebooks
+
+
+def _select(notebooks: list[Path], only: list[str] | None) -> list[Path]:
+    by_number = {path.name[:2]: path for path in notebooks}
     for number in only or []:
         if number not in by_number:
             raise UserError(f"unknown notebook '{number}': choose from {', '.join(by_number)}")
-    return [path for number, path in by_number.items() if not only or number in only]
+    return [by_number[number] for number in only or by_number]
+
+
+def _run_name(run: str | None, data: str | None) -> str:
+    """Return the run's name as requested, or else a valid one made from the data set's name."""
+    if run is None:
+        name = {None: "sample", "kaggle": "openforensics"}.get(data) or Path(data).resolve().name
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "data"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
+        raise UserError(f"run name '{run}': use letters, digits, dots, dashes and underscores")
+    return run
 
 
 def _parameters_of(notebook: Path) -> dict[str, object]:
     """Return the notebook's parameters with their defaults."""
     import papermill
 
-    found = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in found.items()}
+    parameters = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(entry["default"]) for name, entry in parameters.items()}
 
 
 def _check_parameters(parameters: dict, known: set[str], profile: str) -> None:
@@ -114,8 +128,12 @@ def _check_parameters(parameters: dict, known: set[str], profile: str) -> None:
         if name in OWN_OPTIONS or name not in known:
             free = sorted(known - set(OWN_OPTIONS))
             raise UserError(f"unknown parameter '{name}': choose from {', '.join(free)}")
-    settings = {name for name in config.Profile.__dataclass_fields__ if name != "name"}
-    config.get_profile(profile, **{k: v for k, v in parameters.items() if k in settings})
+    _profile(profile, parameters)
+
+
+def _profile(name: str, parameters: dict) -> config.Profile:
+    settings = config.Profile.__dataclass_fields__.keys() - {"name"}
+    return config.get_profile(name, **{k: v for k, v in parameters.items() if k in settings})
 
 
 def _make_absolute(parameters: dict) -> None:
@@ -149,10 +167,10 @@ def _refuse_other_data(run_folder: Path, data: DataFolder) -> None:
     from dfd_utils.models.trained import read_config
 
     for path in sorted(run_folder.glob("*/config.json")):
-        before = read_config(path.parent)
-        if before["data_fingerprint"] != data.fingerprint:
+        recorded = read_config(path.parent)
+        if recorded["data_fingerprint"] != data.fingerprint:
             raise UserError(
-                f"{path.parent}: was trained on other images ('{before['data']}') than "
+                f"{path.parent}: was trained on other images ('{recorded['data']}') than "
                 f"{data.path} now contains; choose another --run, or delete {run_folder}"
             )
 
@@ -161,10 +179,8 @@ def _plan(data: DataFolder, run_folder: Path, parameters: dict) -> None:
     from dfd_utils.models.registry import MODELS
     from dfd_utils.training.plan import plan
 
-    names = config.Profile.__dataclass_fields__
-    chosen = {k: v for k, v in parameters.items() if k in names and k != "name"}
     with _step("plan"):
-        plan(list(MODELS), data, config.get_profile(parameters["profile"], **chosen), run_folder)
+        plan(list(MODELS), data, _profile(parameters["profile"], parameters), run_folder)
 
 
 def _sources_key() -> str:
@@ -178,19 +194,23 @@ def _key(notebook: Path, parameters: dict, run_folder: Path, inputs: list[str]) 
     state = [notebook.read_text(), json.dumps(relevant, sort_keys=True), *inputs]
     weights = parameters.get("weights")
     if weights not in (None, "none", "imagenet"):
-        state += _hash_files(Path(weights).parent, (Path(weights).name,))
+        state.append(content_hash(Path(weights).read_bytes()))
     if "model" in parameters:  # a notebook that trains
         state += _hash_files(run_folder / parameters["model"], TRAINED)
-    elif notebook.name[:2] in ("04", "05"):  # these look at other runs and data sets, too
-        for model in sorted(run_folder.parent.glob("*/*/model.json")):
+    elif notebook.name.startswith("04"):  # evaluates this run, also on other data sets
+        for model in sorted(run_folder.glob("*/model.json")):
             state += _hash_files(model.parent, EVALUATED)
         for path in sorted(config.DATA_DIR.glob("*/[Tt]est/*")):
             state.append(f"{path} {path.stat().st_mtime_ns}")
+    elif notebook.name.startswith("05"):  # compares the runs with other seeds
+        for model in sorted(run_folder.parent.glob("*/*/model.json")):
+            state += _hash_files(model.parent, EVALUATED)
     return content_hash(*state)
 
 
 def _hash_files(folder: Path, patterns: tuple[str, ...]) -> list[str]:
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    """Return the name and a hash of the content of each file."""
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return [f"{path} {content_hash(path.read_bytes())}" for path in paths]
 
 
@@ -208,12 +228,13 @@ def _run_if_stale(
         return
     with _step(title):
         work()
-        made = key()  # the work itself adds to what it reads
+        final = key()  # the work itself adds to what it reads
         for record in records:
-            write_atomic(record, made)
+            write_atomic(record, final)
 
 
-def _report(run_folder: Path, notebooks: list[Path], pdf: bool) -> None:
+def _report(run_folder: Path, notebooks: list[Path], pdf: bool) -> list[Path]:
+    """Write the run's report, copy it to build/report.*, and return these copies."""
     from dfd_utils.reporting.export import ASSETS, export_report
 
     present = [path for path in notebooks if path.is_file()]
@@ -226,10 +247,10 @@ def _report(run_folder: Path, notebooks: list[Path], pdf: bool) -> None:
         outputs,
         lambda: export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf=pdf),
     )
-    for path in outputs:  # build/report.* are those of the last run
-        write_atomic(BUILD_DIR / path.name, path.read_bytes())
-    if not pdf:  # no PDF of another run or of older notebooks beside the new HTML
-        (BUILD_DIR / "report.pdf").unlink(missing_ok=True)
+    if not pdf:  # no PDF of another run or of older notebooks remains beside the new HTML
+        for folder in (run_folder, BUILD_DIR):
+            (folder / "report.pdf").unlink(missing_ok=True)
+    return [write_atomic(BUILD_DIR / path.name, path.read_bytes()) for path in outputs]
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""What any program of this kind needs: whole files, worker processes, devices. Knows no images."""
+"""Atomic files, worker processes, devices: independent of images and models."""

@@ -11,10 +11,9 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
-    """Return an Accelerator for `precision` (fp32, bf16 or fp16), with a seeded shuffle.
+    """Return an Accelerator for `precision` (fp32, bf16 or fp16) with a seeded shuffle.
 
-    A model trained in fp16 is used in fp32 where there is no GPU, and so is one trained in bf16 on
-    a GPU without bf16.
+    Falls back to fp32 for fp16 without a GPU and for bf16 on a GPU that does not support it.
     """
     configure_malloc()
     cuda = torch.cuda.is_available()
@@ -22,7 +21,7 @@ def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
         precision = "fp32"
     if precision == "bf16" and cuda and not torch.cuda.is_bf16_supported(False):
         precision = "fp32"
-    # accelerate allows one precision per process; a notebook or a test may use several in turn
+    # accelerate allows one precision per process; a notebook or a test may use several in turn.
     AcceleratorState._reset_state()
     loader = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=seed)
     return Accelerator(mixed_precision=MIXED_PRECISION[precision], dataloader_config=loader)

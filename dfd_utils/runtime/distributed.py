@@ -18,7 +18,7 @@ SYNC_EVERY_STEPS = 10  # each synchronisation waits for the slowest process
 
 def process_state() -> PartialState:
     """Join the processes of this run; a single process if no launcher has set `LOCAL_RANK`."""
-    # Without a GPU accelerate uses gloo only when it is told that the CPU is meant.
+    # Without a GPU accelerate uses gloo only if the CPU is requested.
     cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     return PartialState(cpu=cpu)
 
@@ -27,7 +27,7 @@ def run_on_main(function: Callable[..., T], *args: object) -> T:
     """Call the function in the main process only and return its result in all processes.
 
     Raises:
-        UserError: that of the main process, in all processes.
+        UserError: the main process raised it; all processes raise it.
     """
     state, box = process_state(), [None]
     if state.is_main_process:
@@ -43,7 +43,7 @@ def run_on_main(function: Callable[..., T], *args: object) -> T:
 
 
 def max_across_processes(value: int, step: int) -> int:
-    """Return the highest value of all processes every few steps, 0 at the steps between."""
+    """Return the maximum over all processes every SYNC_EVERY_STEPS steps, and 0 in between."""
     state = process_state()
     if state.num_processes == 1:
         return value
@@ -53,9 +53,9 @@ def max_across_processes(value: int, step: int) -> int:
 
 
 def should_report_error() -> bool:
-    """Return whether this process is the first of the run to fail, which alone shows its error.
+    """Return whether this process is the first of the run to fail, and so reports its error.
 
-    When one process ends, the others fail only for that reason.
+    The other processes fail only because the first has ended.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return True
@@ -63,5 +63,5 @@ def should_report_error() -> bool:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
         return store.add("dfd-failed", 1) == 1
-    except (KeyError, ValueError, RuntimeError):  # the launcher itself is gone
+    except (KeyError, ValueError, RuntimeError):  # the launcher has ended
         return os.environ.get("RANK", "0") == "0"

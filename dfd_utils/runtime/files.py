@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON that is checked, hashes, durations as text."""
+"""Atomic writes, checked JSON, content hashes and durations as text."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from dfd_utils.config import UserError
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Write a file under a temporary name and rename it, so that it is never seen half-written.
+    """Write a file under a temporary name, then rename it: no reader sees half a file.
 
     Raises:
         UserError: the file cannot be written.
@@ -23,19 +23,19 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
         os.replace(partial, path)
     except OSError as error:
         with suppress(OSError):
-            partial.unlink()  # of no use, and it may hold the disk's last bytes
+            partial.unlink()  # it may occupy the last free bytes of the disk
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); "
-            "choose another place or set DFD_OUTPUT_DIR to a folder that you can write to"
+            "choose another path, or set DFD_OUTPUT_DIR to a writable folder"
         ) from error
     return path
 
 
 def read_json(path: Path, keys: Collection[str], remedy: str) -> dict:
-    """Return the object in a JSON file that has at least these keys.
+    """Return the object in a JSON file, which has at least these keys.
 
     Raises:
-        UserError: the file is missing or damaged; names it and the remedy.
+        UserError: the file is missing or damaged; the message names it and the remedy.
     """
     try:
         content = json.loads(path.read_text())
@@ -50,12 +50,12 @@ def read_json(path: Path, keys: Collection[str], remedy: str) -> dict:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Write strict JSON, indented; raises as `write_atomic`, and ValueError for NaN."""
+    """Write strict, indented JSON atomically; NaN and infinity raise a ValueError."""
     return write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def content_hash(*parts: str | bytes) -> str:
-    """Return a hash (16 hex digits) of the parts, in which the boundaries between them count."""
+    """Return a hash (16 hex digits) of the parts; moving text between parts changes it."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode(errors="surrogateescape") if isinstance(part, str) else part

@@ -1,4 +1,4 @@
-"""Worker processes and their memory. Knows no torch, so that workers start small."""
+"""Worker processes and their memory; without torch, so that they start small."""
 
 import contextlib
 import ctypes
@@ -13,15 +13,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def worker_context(*modules: str) -> BaseContext:
-    """Return a context whose processes come from a server that has imported `modules` (forkserver).
+    """Return a forkserver context whose server has imported `modules`.
 
-    A worker that is forked from a training process shares its memory, and each page that the next
-    steps write to is copied first: at 224 px an epoch began with seconds of that. The process has
-    one server, which imports the modules of the first call. Where there is no forkserver (Windows),
-    processes are spawned.
+    Workers forked from a training process would share its memory, and the next steps would copy
+    every page that they write to: seconds at the start of an epoch at 224 px. A process has one
+    server, which imports the modules of the first call. Without a forkserver (Windows), or in a
+    process forked from one that has a server, processes are spawned.
 
     Raises:
-        ImportError: there is no such module (the forkserver itself would ignore it).
+        ImportError: a module does not exist (the forkserver itself would ignore that).
     """
     for module in modules:
         if find_spec(module) is None:
@@ -38,9 +38,9 @@ def worker_context(*modules: str) -> BaseContext:
 
 
 def exit_with_parent() -> None:
-    """Make this worker end when the process that uses it ends, for whatever reason.
+    """End this worker process when its parent ends, even if the parent is killed.
 
-    The server lives as long as its workers, which would otherwise wait for work for ever.
+    Otherwise the workers would wait for work forever, and the forkserver for its workers.
     """
     parent = multiprocessing.parent_process()
     threading.Thread(target=_exit_after, args=[parent], daemon=True).start()
@@ -52,10 +52,10 @@ def _exit_after(process: multiprocessing.Process) -> None:
 
 
 def configure_malloc() -> None:
-    """Let the process keep freed memory for the next step; no effect without glibc.
+    """Make glibc's malloc keep freed memory for the next step; no effect elsewhere.
 
-    By default glibc returns every large block to the kernel, which hands it out again page by
-    page, filled with zeros: on a CPU that takes a third to a half of a training step. See
+    By default glibc returns every large block to the kernel, which zeroes each page before it is
+    used again: a third to half of the time of a training step on a CPU. See
     https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
     with contextlib.suppress(OSError, AttributeError):

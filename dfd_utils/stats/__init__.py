@@ -1,1 +1,1 @@
-"""Metrics, their intervals and paired tests, on arrays of labels and scores. Knows no torch."""
+"""Metrics, intervals and paired tests on arrays of labels and scores; independent of torch."""

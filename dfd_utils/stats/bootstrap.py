@@ -1,4 +1,4 @@
-"""Intervals of all metrics by resampling the images, paired over models."""
+"""Bootstrap intervals of all metrics, from the same resampled images for all models."""
 
 from dataclasses import dataclass
 
@@ -21,22 +21,22 @@ from dfd_utils.stats.metrics import (
 
 TAILS = (0.025, 0.975)
 Z_95 = float(ndtri(0.975))
-CHUNK = 1_000_000  # weights worked on at a time: 8 MB, about 100 MB with all that is made of them
+CHUNK = 1_000_000  # weights per step: 8 MB, about 100 MB with all intermediate arrays
 
 
 @dataclass(frozen=True)
 class Bootstrap:
     """Metrics of models on resamples of the same images.
 
-    intervals: index (model, metric), columns value, low, high; value is that of the images as
-    they are. samples: for each model a row a resample and a column a metric.
+    intervals: index (model, metric), columns value (of the original images), low, high.
+    samples: for each model a row per resample and a column per metric.
     """
 
     intervals: pd.DataFrame
     samples: dict[str, pd.DataFrame]
 
     def difference(self, a: str, b: str) -> pd.DataFrame:
-        """Return a less b: index metric, columns difference, low, high (paired percentiles)."""
+        """Return a - b: index metric, columns difference, low, high (paired percentiles)."""
         value = self.intervals.loc[a, "value"] - self.intervals.loc[b, "value"]
         samples = self.samples[a] - self.samples[b]
         low, high = np.quantile(samples, TAILS, axis=0)
@@ -46,14 +46,14 @@ class Bootstrap:
 def metric_interval(
     name: str, value: float, samples: ArrayLike, trials: int
 ) -> tuple[float, float]:
-    """Return the ends of a metric's 95 % interval, from its resamples, shape (r,).
+    """Return the ends of a metric's 95 % interval, from its resamples of shape (r,).
 
-    The bootstrap's standard error, taken on the logit scale (Pepe 2003; log_loss: log scale): near
-    0 and 1 plain percentiles hold the truth too rarely. Resampling adds calibration error of its
-    own, which the reverse percentiles ("basic" interval, Davison & Hinkley 1997) take off again.
-    Where the value is 0 or 1, resamples hardly differ: the binomial's exact interval of `trials`
-    that all agreed (Clopper & Pearson 1934) is taken in, for a ranking metric as many as there are
-    disjoint pairs of a Real and a Fake image.
+    Uses the bootstrap's standard error on the logit scale (Pepe 2003; log_loss: log scale),
+    because plain percentiles cover the truth too rarely near 0 and 1. Resampling adds calibration
+    error of its own, which the "basic" interval (Davison & Hinkley 1997) subtracts. At 0 and 1
+    resamples hardly differ; the interval then includes the exact binomial interval (Clopper &
+    Pearson 1934) of `trials` equal outcomes, for a ranking metric the number of disjoint pairs of
+    a Real and a Fake image.
     """
     low, high = np.quantile(samples, TAILS)
     if name == "expected_calibration_error":
@@ -78,12 +78,11 @@ def bootstrap(
 ) -> Bootstrap:
     """Return every metric of metrics.all_metrics with its 95 % interval, for each model.
 
-    Real and Fake images are drawn with replacement within their class, the same images for all
-    models (Efron & Tibshirani 1993). Arrays have shape (n,); threshold is one for all models or
-    one by model name.
+    Images are drawn with replacement within their class, the same for all models (Efron &
+    Tibshirani 1993). Arrays have shape (n,); `threshold` is one number or one per model name.
 
     Raises:
-        UserError: as metrics.check_arrays; a class is missing; no model or no resample.
+        UserError: as metrics.check_arrays; a class is missing; no model; no resample.
     """
     if not scores_by_model or resamples < 1:
         raise UserError("a bootstrap needs at least one model and one resample")
@@ -116,7 +115,7 @@ def bootstrap(
 
 
 def resample_counts(labels: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each image is drawn, shape (resamples, n); each class keeps its size."""
+    """Draw how often each image occurs, shape (resamples, n); each class keeps its size."""
     counts = np.empty((resamples, len(labels)))
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -133,19 +132,19 @@ def weighted_metrics(
 ) -> dict[str, np.ndarray]:
     """Return all_metrics of many resamples at once, each metric of shape (r,).
 
-    weights, shape (r, n): how often each image occurs in each resample; every row holds both
-    classes. The scores are sorted once for all rows, which is what makes the bootstrap quick.
+    weights, shape (r, n): how often each image occurs in each resample; every row needs both
+    classes. The scores are sorted once for all rows, which makes the bootstrap fast.
     """
     labels, scores = check_arrays(labels, scores, threshold)
     weights = np.asarray(weights, dtype=np.float64)
     images, fakes = weights.sum(axis=1), weights @ labels
     if not ((fakes > 0) & (fakes < images)).all():
-        raise UserError("every resample must hold Real and Fake images")
+        raise UserError("every resample must contain Real and Fake images")
 
     called = scores >= threshold
     epsilon = np.finfo(np.float64).eps  # as in scikit-learn's log_loss
     right_score = np.clip(np.where(labels == 1, scores, 1 - scores), epsilon, 1 - epsilon)
-    in_bin = np.eye(BINS)[bin_of(scores, BINS)]
+    in_bin = np.eye(BINS)[bin_of(scores)]
     # Everything that is a sum over images comes from one matrix product.
     terms = [called & (labels == 1), called, (scores - labels) ** 2, -np.log(right_score)]
     sums = weights @ np.column_stack([*terms, in_bin * (scores - labels)[:, None]])

@@ -1,7 +1,7 @@
-"""Metrics at a threshold, ranking and calibration metrics, operating points.
+"""Threshold, ranking and calibration metrics, operating points, thresholds and temperatures.
 
-Everywhere: labels are 0 = Real and 1 = Fake (the positive class), scores are the probability of
-Fake in 0..1, and an image is called Fake where its score >= threshold.
+Labels are 0 = Real and 1 = Fake (the positive class), scores are the probability of Fake in 0..1,
+and an image is classified as Fake if its score >= threshold.
 """
 
 import numpy as np
@@ -14,11 +14,7 @@ from sklearn import metrics as sk
 from dfd_utils.config import UserError
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
-ROC_METRICS = (
-    "eer",
-    "recall_at_1_percent_fpr",
-    "recall_at_5_percent_fpr",
-)  # read off the ROC curve
+ROC_METRICS = ("eer", "recall_at_1_percent_fpr", "recall_at_5_percent_fpr")  # on the ROC curve
 
 
 def check_arrays(
@@ -45,7 +41,7 @@ def check_arrays(
 
 
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> np.ndarray:
-    """Return image counts, shape (2, 2): rows true Real, Fake; columns called Real, Fake."""
+    """Return image counts, shape (2, 2): rows true Real, Fake; columns predicted Real, Fake."""
     labels, scores = check_arrays(labels, scores, threshold)
     return sk.confusion_matrix(labels, (scores >= threshold).astype(int), labels=[0, 1])
 
@@ -53,16 +49,16 @@ def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> n
 def threshold_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> dict:
     """Return the metrics that depend on the threshold, each in 0..1.
 
-    precision is 0 where no image is called Fake (scikit-learn's zero_division=0); recall, f1 and
-    fake_called_real are nan without a Fake image, real_called_fake is nan without a Real one, and
-    balanced_accuracy without either.
+    precision is 0 if no image is classified as Fake (scikit-learn's zero_division=0); recall, f1
+    and fake_called_real are nan without a Fake image, real_called_fake is nan without a Real one,
+    and balanced_accuracy is nan if either is missing.
     """
     matrix = confusion(labels, scores, threshold).astype(np.float64)
     return {name: float(value) for name, value in confusion_rates(*matrix.ravel()).items()}
 
 
 def confusion_rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) -> dict:
-    """Return threshold_metrics of confusion counts, each count a number or an array."""
+    """Return threshold_metrics of confusion counts, which are numbers or arrays."""
     real, fake = np.add(tn, fp), np.add(fn, tp)
     with np.errstate(invalid="ignore"):
         recall, false_positive_rate = np.divide(tp, fake), np.divide(fp, real)
@@ -79,67 +75,69 @@ def confusion_rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) 
 
 
 def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
-    """Return the metrics that only depend on the order of the scores, each in 0..1.
+    """Return the metrics that depend only on the order of the scores, each in 0..1.
 
     auc: area under the ROC curve. average_precision: sum of precision times step in recall.
-    eer: the rate at which false-positive and false-negative rate meet, on the ROC curve with
-    straight lines between its points. recall_at_k_percent_fpr: highest recall of a threshold
-    that calls at most k % of the Real images Fake. All nan where a class is missing.
+    eer: the rate at which false-positive and false-negative rates are equal, with linear
+    interpolation of the ROC curve. recall_at_k_percent_fpr: highest recall of a threshold with a
+    false-positive rate of at most k %. All are nan if a class is missing.
     """
     labels, scores = check_arrays(labels, scores)
     if len(np.unique(labels)) < 2:
         return dict.fromkeys(("auc", "average_precision", *ROC_METRICS), float("nan"))
     fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    auc = float(sk.roc_auc_score(labels, scores))
+    # Of a perfect ranking the sum of precisions is 1 only up to rounding.
+    average_precision = 1.0 if auc == 1 else float(sk.average_precision_score(labels, scores))
     return {
-        "auc": float(sk.roc_auc_score(labels, scores)),
-        # rounding may take it above 1
-        "average_precision": min(1.0, float(sk.average_precision_score(labels, scores))),
+        "auc": auc,
+        "average_precision": average_precision,
         **{name: rate.item() for name, rate in operating_points(fpr[None], tpr[None]).items()},
     }
 
 
 def operating_points(fpr: np.ndarray, tpr: np.ndarray) -> dict:
-    """Read RATES off ROC curves, shape (r, points): a row each, both rates rising from 0 to 1."""
-    gap = 1 - tpr - fpr  # false-negative less false-positive rate: falls from 1 to -1
+    """Return ROC_METRICS of curves, shape (r, points), whose rates both rise from 0 to 1."""
+    gap = 1 - tpr - fpr  # false-negative minus false-positive rate: falls from 1 to -1
     after = np.argmax(gap <= 0, axis=1)  # the first point past the crossing, never 0
     here, before = (np.arange(len(gap)), after), (np.arange(len(gap)), after - 1)
     share = gap[before] / (gap[before] - gap[here])
     eer = fpr[before] + share * (fpr[here] - fpr[before])
-    # 1 of 100 Real images is 1 %, whatever the last bit of the quotient says.
+    # 1 of 100 Real images is 1 %, whatever the rounding of the quotient.
     recalls = [np.where(fpr <= limit + 1e-12, tpr, 0).max(axis=1) for limit in (0.01, 0.05)]
     return dict(zip(ROC_METRICS, (eer, *recalls), strict=True))
 
 
-def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> pd.DataFrame:
-    """Return the reliability diagram's data, a row a bin of equal width in the probability of Fake.
+def reliability(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
+    """Return a reliability diagram's data, a row per bin of equal width in the score.
 
     Columns: bin_centre, mean_score, fraction_fake (0..1, nan in an empty bin), count (images).
     """
     labels, scores = check_arrays(labels, scores)
-    place = bin_of(scores, bins)
-    count = np.bincount(place, minlength=bins)
+    index = bin_of(scores)
+    count = np.bincount(index, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        mean_score = np.bincount(place, scores, minlength=bins) / count
-        fraction_fake = np.bincount(place, labels, minlength=bins) / count
-    centre = (np.arange(bins) + 0.5) / bins
+        mean_score = np.bincount(index, scores, minlength=BINS) / count
+        fraction_fake = np.bincount(index, labels, minlength=BINS) / count
+    centre = (np.arange(BINS) + 0.5) / BINS
     columns = ["bin_centre", "mean_score", "fraction_fake", "count"]
     return pd.DataFrame(dict(zip(columns, (centre, mean_score, fraction_fake, count), strict=True)))
 
 
-def bin_of(scores: np.ndarray, bins: int) -> np.ndarray:
-    """Return each score's bin, 0 to bins - 1, of equal width in 0..1."""
-    return np.minimum((scores * bins).astype(np.int64), bins - 1)  # the last bin holds score 1
+def bin_of(scores: np.ndarray) -> np.ndarray:
+    """Return the bin of each score, 0 to BINS - 1; bins have equal width in 0..1."""
+    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)  # the last bin includes 1
 
 
-def calibration_metrics(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> dict:
-    """Return how well the scores serve as probabilities.
+def calibration_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
+    """Return metrics of the scores as probabilities.
 
-    expected_calibration_error, 0..1: mean over the images of |mean score - fraction of Fake| of
-    the image's bin, bins of equal width in the probability of Fake (Naeini et al. 2015). brier,
-    0..1: mean squared error of the score. log_loss, in nats: scores are kept 2e-16 away from 0, 1.
+    expected_calibration_error, 0..1: mean over the images of |mean score - fraction of Fake| in
+    the image's bin of equal width (Naeini et al. 2015). brier, 0..1: mean squared error of the
+    score. log_loss, in nats: of scores clipped to 2e-16 from 0 and 1.
     """
     labels, scores = check_arrays(labels, scores)
-    table = reliability(labels, scores, bins).dropna()
+    table = reliability(labels, scores).dropna()
     gaps = (table["mean_score"] - table["fraction_fake"]).abs()
     return {
         "expected_calibration_error": float(np.average(gaps, weights=table["count"])),
@@ -159,9 +157,9 @@ def all_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) ->
 
 
 def confidence(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the distance of scores and threshold as a share of the room on that side, 0..1.
+    """Return the distance of scores from the threshold, 0..1: 1 for the scores 0 and 1.
 
-    So scores 0 and 1 are equally sure, whatever the threshold.
+    It is relative to the largest possible distance on that side of the threshold.
     """
     room = np.where(scores >= threshold, 1 - threshold, threshold)
     return np.abs(scores - threshold) / np.maximum(room, np.finfo(np.float64).tiny)
@@ -170,7 +168,7 @@ def confidence(scores: np.ndarray, threshold: float) -> np.ndarray:
 def risk_coverage(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> pd.DataFrame:
     """Return the share of errors (risk) among the most confident share of images (coverage).
 
-    A row a distinct `confidence`, both columns in 0..1 (Geifman & El-Yaniv 2017).
+    A row per distinct `confidence`, both columns in 0..1 (Geifman & El-Yaniv 2017).
     """
     labels, scores = check_arrays(labels, scores, threshold)
     sure = confidence(scores, threshold)
@@ -183,18 +181,18 @@ def risk_coverage(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) 
 def aurc(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
     """Return the area under the risk-coverage curve, 0..1, smaller is better.
 
-    The mean over the images of the risk at the coverage that first takes the image in (Geifman,
-    Uziel & El-Yaniv 2019); equally confident images are taken in together.
+    It is the mean over the images of the risk at the lowest coverage that includes the image
+    (Geifman, Uziel & El-Yaniv 2019); equally confident images are included together.
     """
     curve = risk_coverage(labels, scores, threshold)
     return float(np.sum(np.diff(curve["coverage"], prepend=0) * curve["risk"]))
 
 
 def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the threshold in 0..1 of highest balanced accuracy; to be chosen on Validation.
+    """Return the threshold in 0..1 of highest balanced accuracy; choose it on Validation.
 
-    Candidates lie half-way between neighbouring scores (0 and 1 count as scores); of equally good
-    ones the closest to 0.5 is taken.
+    The candidates are the midpoints between neighbouring scores, 0 and 1; among equally good ones
+    the closest to 0.5 is chosen.
 
     Raises:
         UserError: a class is missing.
@@ -206,34 +204,34 @@ def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     edges = np.unique(np.concatenate([[0.0], scores, [1.0]]))
     cuts = (edges[1:] + edges[:-1]) / 2
     true_real, missed = np.searchsorted(real, cuts), np.searchsorted(fake, cuts)
-    # Whole numbers proportional to balanced accuracy, so that equally good is exactly equal.
+    # Integers proportional to balanced accuracy, so that equally good candidates compare equal.
     quality = true_real * len(fake) + (len(fake) - missed) * len(real)
     best = cuts[quality == quality.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
 def remove_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
-    """Return the scores in 0..1 as they were before they were calibrated by `temperature`.
+    """Return calibrated scores in 0..1 as they were before calibration by `temperature`.
 
-    A calibrated score is sigmoid(z / T), so that sigmoid(T logit(score)) is the model's own.
+    A calibrated score is sigmoid(z / T); the uncalibrated one is sigmoid(T logit(score)).
     """
-    # Only a score of exactly 0 or 1 has no finite logit; no float lies between it and its clip.
+    # Only scores of exactly 0 and 1 have no finite logit: clip them to the neighbouring floats.
     scores = np.clip(np.asarray(scores, dtype=np.float64), 2.0**-1074, 1 - 2.0**-53)
     return expit(temperature * logit(scores))
 
 
 def fit_temperature(labels: ArrayLike, logits_difference: ArrayLike) -> float:
-    """Return the temperature T in 0.05..20 of least log loss of sigmoid(z / T).
+    """Return the temperature T in 0.05..20 that minimises the log loss of sigmoid(z / T).
 
-    logits_difference, shape (n,): z = logit of Fake - logit of Real, any finite number. The scores'
-    order is kept. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    logits_difference, shape (n,): z = logit of Fake - logit of Real, finite. The order of the
+    scores does not change. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
     Raises:
-        UserError: as check_arrays, or a logit that is not finite.
+        UserError: as check_arrays; a logit is not finite.
     """
     z = np.asarray(logits_difference, dtype=np.float64)
     if not np.isfinite(z).all():
-        raise UserError("a logit is not finite: has the training diverged?")
+        raise UserError("a logit is not finite: did the training diverge?")
     labels, _ = check_arrays(labels, np.zeros_like(z))
     wrong_way = np.where(labels == 1, -z, z)
 

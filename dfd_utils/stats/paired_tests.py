@@ -1,7 +1,7 @@
 """Paired comparison of models: DeLong, McNemar, bootstrap differences, agreement.
 
-Conventions as in metrics: 0 = Real, 1 = Fake (positive), scores are the probability of Fake.
-All intervals are 95 %. They cover the choice of test images, not the randomness of training.
+Labels and scores are those of `stats.metrics`. All intervals are 95 % intervals over the choice of
+test images; they do not include the randomness of training.
 """
 
 import numpy as np
@@ -11,25 +11,23 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, norm, rankdata
 
 from dfd_utils.config import CLASSES, UserError
-from dfd_utils.stats.bootstrap import bootstrap
+from dfd_utils.stats.bootstrap import Z_95, bootstrap
 from dfd_utils.stats.metrics import check_arrays
-
-Z_95 = float(norm.ppf(0.975))
 
 
 def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> dict:
     """Return auc_a, auc_b, their difference a - b with low and high, z and two-sided p.
 
     Paired test of two AUCs on the same images (DeLong et al. 1988) with the mid-rank algorithm of
-    Sun & Xu 2014. Where the variance is zero, as for equal scores, p is 1 for equal AUCs, else 0.
+    Sun & Xu 2014. If the variance is zero, as for equal scores, p is 1 for equal AUCs, else 0.
 
     Raises:
-        UserError: as metrics.check_arrays, or less than two images of a class.
+        UserError: as metrics.check_arrays; fewer than two images of a class.
     """
     auc_a, fake_a, real_a = _auc_components(labels, scores_a)
     auc_b, fake_b, real_b = _auc_components(labels, scores_b)
     difference, error = auc_a - auc_b, _standard_error(fake_a - fake_b, real_a - real_b)
-    with np.errstate(divide="ignore"):  # the variance can be zero: equal, or perfect and worst
+    with np.errstate(divide="ignore"):  # the variance is zero for a perfect and a worst model
         z = float(np.divide(difference, error)) if difference else 0.0
     low, high = difference - Z_95 * error, difference + Z_95 * error
     p = float(2 * norm.sf(abs(z)))
@@ -39,9 +37,9 @@ def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> dict:
 def delong_interval(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float, float]:
     """Return (auc, low, high), each in 0..1, by DeLong's variance; raises as delong.
 
-    Taken on the logit scale (Pepe 2003), since near 1 the plain interval holds the truth too
-    rarely. At an AUC of 0 or 1, where the variance is zero, the binomial's exact interval (Clopper
-    & Pearson 1934) of as many pairs of a Real and a Fake image as there are without a common one.
+    Computed on the logit scale (Pepe 2003), because the plain interval covers the truth too rarely
+    near 1. At an AUC of 0 or 1, where the variance is zero, it is the exact binomial interval
+    (Clopper & Pearson 1934) of the number of disjoint pairs of a Real and a Fake image.
     """
     auc, fake, real = _auc_components(labels, scores)
     if auc in (0, 1):
@@ -53,7 +51,7 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float,
 
 
 def _auc_components(labels: ArrayLike, scores: ArrayLike) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the AUC and each Fake's and each Real's part in it (Sun & Xu 2014, equation 5)."""
+    """Return the AUC and its components per Fake and per Real (Sun & Xu 2014, equation 5)."""
     labels, scores = check_arrays(labels, scores)
     fake, real = scores[labels == 1], scores[labels == 0]
     if min(len(fake), len(real)) < 2:
@@ -75,7 +73,7 @@ def agreement(
     threshold_a: float = 0.5,
     threshold_b: float = 0.5,
 ) -> pd.DataFrame:
-    """Return on how many images both models, one or none is right, over all and by class.
+    """Count the images that both models, one or none classify correctly, in all and per class.
 
     Index both_right, only_a, only_b, both_wrong; columns images, share, real_images, real_share,
     fake_images, fake_share (shares in 0..1, nan for a class without images).
@@ -99,9 +97,9 @@ def mcnemar(
     threshold_a: float = 0.5,
     threshold_b: float = 0.5,
 ) -> dict:
-    """Return b (images only a calls rightly), c (only b) and the exact two-sided p that b = c.
+    """Return b (images that only model a classifies correctly), c (only b) and exact p of b = c.
 
-    McNemar's test (1947) as a binomial test of b in b + c; p is 1 where the models never differ.
+    McNemar's test (1947), two-sided, as a binomial test of b in b + c; p is 1 for b + c = 0.
     """
     images = agreement(labels, scores_a, scores_b, threshold_a, threshold_b)["images"]
     b, c = int(images["only_a"]), int(images["only_b"])
@@ -118,21 +116,21 @@ def compare_models(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict:
-    """Return the comparison of two models on the same images, ready for JSON.
+    """Compare two models on the same images; return a dict for JSON.
 
-    The frames are read_predictions'; they are aligned by path. Differences are a - b. Intervals
-    are bootstrap's but for pair's auc_difference, which is DeLong's.
+    The frames (path, label, score) are aligned by path. Differences are a - b. Intervals are the
+    bootstrap's, except that of auc_difference, which is DeLong's.
 
     Raises:
-        UserError: equal names; other images or labels in the one than in the other; as delong.
+        UserError: equal names; different images or labels; as delong.
     """
     if name_a == name_b:
         raise UserError(f"both models are named '{name_a}': give them different names")
     both = frame_a.merge(frame_b, "outer", on="path", validate="one_to_one", indicator="side")
     if len(alone := both["path"][both["side"] != "both"]):
         raise UserError(
-            f"{name_a} and {name_b} did not judge the same images: {len(alone)} are in one alone, "
-            f"as {alone.iloc[0]}"
+            f"{name_a} and {name_b} have different images: {len(alone)} are in one of them only, "
+            f"such as {alone.iloc[0]}"
         )
     if differing := int((both["label_x"] != both["label_y"]).sum()):
         raise UserError(f"{name_a} and {name_b} label {differing} images differently")
@@ -149,8 +147,8 @@ def compare_models(
     def entry(row: pd.Series) -> dict:
         return dict(zip(("value", "low", "high"), row.tolist(), strict=True))
 
-    shown = ("accuracy", "f1", "auc")
-    models = {m: {k: entry(resampled.intervals.loc[(m, k)]) for k in shown} for m in scores}
+    names = ("accuracy", "f1", "auc")
+    models = {m: {k: entry(resampled.intervals.loc[(m, k)]) for k in names} for m in scores}
     difference = resampled.difference(name_a, name_b)
     pair = {
         "auc_difference": auc_difference,

@@ -1,4 +1,4 @@
-"""The settings that train a model fastest on this machine, measured once and kept."""
+"""Automatic settings: the fastest precision on this machine, and a batch that fits its memory."""
 
 import dataclasses
 import platform
@@ -16,19 +16,19 @@ from dfd_utils.runtime.files import read_json, write_json
 from dfd_utils.runtime.workers import configure_malloc
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_MINIMUM_GAIN = 1.1  # a smaller gain is within the noise of the measurement
+_MINIMUM_GAIN = 1.1  # a smaller gain may be noise
 _ROUNDS = 3
 
 
 def autotune(model_name: str, profile: Profile, log: Callable[[str], None] = print) -> Profile:
-    """Replace the automatic settings ("auto", None) by the fastest ones on this machine.
+    """Replace the automatic settings ("auto", None) by those that suit this machine.
 
-    The precision is chosen by a few training steps in each, measured once per model, image size and
-    machine and kept in build/tuning.json. `micro_batch_size` becomes the largest part of a batch
-    that fits into the GPU's memory; None stays if that is the whole batch.
+    A few training steps in each precision find the fastest one; their rates are kept in
+    build/tuning.json per model, image size and machine. `micro_batch_size` becomes the largest part
+    of a batch that fits into the GPU's memory, or remains None if the whole batch does.
 
     Raises:
-        UserError: fp16 was requested and there is no GPU, or not even one image fits into memory.
+        UserError: fp16 is requested and there is no GPU, or not even one image fits into memory.
     """
     if profile.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("setting precision: fp16 needs a GPU; choose auto, bf16 or fp32")
@@ -46,13 +46,13 @@ def autotune(model_name: str, profile: Profile, log: Callable[[str], None] = pri
 
 def _fastest_precision(model_name: str, image_size: int, log: Callable[[str], None]) -> str:
     path = BUILD_DIR / "tuning.json"
-    known = read_json(path, (), "delete it") if path.is_file() else {}
+    tuning = read_json(path, (), "delete it") if path.is_file() else {}
     key = f"{model_name} at {image_size} px on {_device_name()}, torch {torch.__version__}"
-    if set(known.get(key, ())) != set(_candidates()):
-        known[key] = _rates(model_name, image_size)
-        write_json(path, known)
-    rates = known[key]
-    # The fastest; of those within the noise of it, the first.
+    if set(tuning.get(key, ())) != set(_candidates()):
+        tuning[key] = _rates(model_name, image_size)
+        write_json(path, tuning)
+    rates = tuning[key]
+    # The first whose rate is the highest or within the noise of it.
     best = next(name for name in rates if rates[name] * _MINIMUM_GAIN > max(rates.values()))
     measured = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     log(f"{model_name}: training in {best} (images/s in a short test: {measured})")
@@ -78,12 +78,12 @@ def _candidates() -> tuple[str, str]:
 
 
 def _rates(model_name: str, image_size: int) -> dict[str, float]:
-    """Return images/s of training steps in each precision, 0 for one that is not possible here."""
-    # As large as in training, or the precisions' ratio differs; few where a step takes long.
+    """Return images/s of training steps in each precision, 0 where one is not possible here."""
+    # The ratio of the precisions depends on the batch size: about as in training, but quick.
     batch_size = 64 if torch.cuda.is_available() else 32 if image_size <= 112 else 8
     steps = {name: _Step(model_name, DTYPES[name], image_size) for name in _candidates()}
     rates = dict.fromkeys(steps, 0.0)
-    for _ in range(_ROUNDS):  # in turn, so that other load affects both; the fastest step counts
+    for _ in range(_ROUNDS):  # alternating, so that other load affects both; the fastest counts
         for name, step in steps.items():
             try:
                 start = time.perf_counter()
@@ -97,7 +97,7 @@ def _rates(model_name: str, image_size: int) -> dict[str, float]:
 
 
 class _Step:
-    """A training step on black images that are on the device."""
+    """A training step on black images in the device's memory."""
 
     def __init__(self, model_name: str, dtype: torch.dtype | None, image_size: int):
         configure_malloc()
@@ -120,7 +120,9 @@ class _Step:
 
 
 def fitting_batch_size(model_name: str, profile: Profile, batch_size: int) -> int:
-    """Return how many of `batch_size` images train at once in this memory, in steps of a tenth.
+    """Return how many of `batch_size` images fit into memory in a training step.
+
+    Each trial has a tenth fewer images than the one before.
 
     Raises:
         UserError: not even one image fits.

@@ -1,12 +1,13 @@
-"""The state of a training on disk, whole or not at all, and how it is restored.
+"""Checkpoints of a training: written completely or not at all, and restored exactly.
 
-A run's `checkpoint/` holds the last two, `epoch_003_step_0000120` and so on (in epoch 3, 120 steps
-done), each with its state in `state.pt` and the checksum of that in SHA256SUMS, as `sha256sum -c`
-reads it.
+A run's `checkpoint/` contains the last two, named like `epoch_003_step_0000120` (120 steps of epoch
+3 are done). Each contains the state in `state.pt`, and its checksum in SHA256SUMS in the format of
+`sha256sum -c`.
 """
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -22,21 +23,21 @@ from dfd_utils.models.trained import best_epoch
 from dfd_utils.runtime.distributed import run_on_main
 from dfd_utils.training.components import TrainingComponents
 
-KEPT = 2  # should the newest be damaged, the one before is used
+KEPT = 2  # if the newest is damaged, the one before it is used
 STATE, SUMS = "state.pt", "SHA256SUMS"
 
 
 class TrainingState:
-    """How far a training has come."""
+    """The progress of a training: its history, and the counts of the running epoch."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
-        self.rows: list[dict] = []  # the history so far
-        self.best_weights: dict[str, torch.Tensor] = {}  # averaged, of the best epoch in `rows`
+        self.rows: list[dict] = []  # the history: a row per complete epoch
+        self.best_weights: dict[str, torch.Tensor] = {}  # averaged weights of the best epoch
         self.begin_epoch()
 
     def add(self, row: dict, model: nn.Module) -> None:
-        """Add an epoch to the history, and its weights if it is the best so far."""
+        """Add an epoch to the history; keep its weights if it is the best so far."""
         self.rows.append(row)
         if best_epoch(pd.DataFrame(self.rows)) == row["epoch"]:
             self.best_weights = {k: v.cpu().clone() for k, v in model.state_dict().items()}
@@ -44,9 +45,9 @@ class TrainingState:
     def begin_epoch(self) -> None:
         """Set the counts of the running epoch to zero."""
         self.step = 0
-        self.images = 0  # that this process has seen
+        self.images = 0  # of this process
         self.loss_sum = torch.zeros((), device=self.accelerator.device)  # over these images
-        self.loss_sums = torch.zeros(self.accelerator.num_processes)  # all processes', when saved
+        self.loss_sums = torch.zeros(self.accelerator.num_processes)  # of each process, when saved
         self.seconds = 0.0  # of training alone
         self.checkpoint_seconds = 0.0
 
@@ -56,7 +57,7 @@ class TrainingState:
         return len(self.rows) + 1
 
     def gather(self) -> None:
-        """Collect what differs between the processes, because one of them writes it for all."""
+        """Gather the loss sums of all processes, because the main process saves them."""
         self.loss_sums = self.accelerator.gather(self.loss_sum.reshape(1)).cpu()
 
     def state_dict(self) -> dict:
@@ -66,21 +67,19 @@ class TrainingState:
     def load_state_dict(self, state: dict) -> None:
         self.__dict__.update(state)
         processes = self.accelerator.num_processes
-        if (
-            len(self.loss_sums) != processes
-        ):  # another number of processes than before: share the sum
+        if len(self.loss_sums) != processes:  # the run was saved by another number of processes
             self.images = self.images * len(self.loss_sums) // processes
             self.loss_sums = (self.loss_sums.sum() / processes).repeat(processes)
-        mine = self.loss_sums[self.accelerator.process_index].clone()
-        self.loss_sum = mine.to(self.accelerator.device)
+        own_sum = self.loss_sums[self.accelerator.process_index].clone()
+        self.loss_sum = own_sum.to(self.accelerator.device)
 
 
 class CheckpointWriter:
     """Writes checkpoints under a temporary name, syncs and renames them; keeps the last two.
 
-    Checksums and the wait for the disk run beside the training: the last checkpoint is complete
-    when the next one is written, after `wait`, and at the end of the `with` block. If one cannot be
-    written (a full disk, for example), a line in `log` says so and the earlier ones stay.
+    Checksum and sync run in the background. A checkpoint is complete when the next one is written,
+    after `wait`, and at the end of the `with` block. If one cannot be written (a full disk, for
+    example), a line in `log` gives the reason and the earlier ones are kept.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class CheckpointWriter:
         self._partial = out / "checkpoint" / ".partial"
         self._thread = ThreadPoolExecutor(1)
         self._pending: Future | None = None
-        self._on_saved: Callable[[], None] | None = None
+        self._announcements: list[Callable[[], None]] = []
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -102,34 +101,36 @@ class CheckpointWriter:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._thread.shutdown()
-        if self.training.accelerator.is_main_process:  # waits for no other: one may have failed
+        if self.training.accelerator.is_main_process:
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def save(self, on_saved: Callable[[], None] = lambda: None) -> None:
-        """Write the current state; the seconds that this takes are counted in the state.
+        """Write the current state and add the seconds that this takes to it.
 
-        `poll` or `wait` calls `on_saved` in the main process once the checkpoint is complete.
+        `on_saved` is called in the main process once this state, or a later one, is on disk.
         """
         start = time.perf_counter()
         self.wait()
         self.state.gather()
         if self.training.accelerator.is_main_process:
-            self._on_saved = on_saved
-            problem = _attempt(_write, _collect(self.training, self.state), self._partial / STATE)
+            self._announcements.append(on_saved)
             name = f"epoch_{self.state.epoch:03}_step_{self.state.step:07}"
             path = self._partial.with_name(name)
-            self._pending = self._thread.submit(
-                lambda: problem or _attempt(_commit, self._partial, path)
-            )
+            if not path.exists():  # the same state may have been saved a moment ago
+                content = _collect(self.training, self.state)
+                problem = _attempt(_write, content, self._partial / STATE)
+                self._pending = self._thread.submit(
+                    lambda: problem or _attempt(_commit, self._partial, path)
+                )
         self.state.checkpoint_seconds += time.perf_counter() - start
 
     def poll(self) -> None:
-        """Call `on_saved` of the last checkpoint if it is complete by now."""
+        """Announce the last checkpoint if it is complete by now."""
         if self._pending and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is complete."""
+        """Wait until the last checkpoint is complete, and announce it."""
         pending, self._pending = self._pending, None
         if not pending:
             return
@@ -139,13 +140,20 @@ class CheckpointWriter:
                 f"{self.out.name}: no checkpoint could be written ({problem}); "
                 "the last good one is kept"
             )
-        self._on_saved()
+        else:
+            self.announce()
+
+    def announce(self) -> None:
+        """Call `on_saved` of every state that is on disk now and has not been announced."""
+        announcements, self._announcements = self._announcements, []
+        for on_saved in announcements:
+            on_saved()
 
 
 def load_checkpoint(
     training: TrainingComponents, state: TrainingState, out: Path, log: Callable[[str], None]
 ) -> None:
-    """Restore the newest undamaged checkpoint, if there is one; name and remove damaged ones."""
+    """Restore the newest intact checkpoint, if there is one; report and remove damaged ones."""
     for path in run_on_main(checkpoints, out):
         problem = run_on_main(find_corruption, path)
         if problem is None:
@@ -158,11 +166,15 @@ def load_checkpoint(
 
 def checkpoints(out: Path) -> list[Path]:
     """Return the run's checkpoints, the newest first."""
-    return sorted((out / "checkpoint").glob("epoch_*_step_*"), reverse=True)
+
+    def epoch_and_step(path: Path) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", path.name)]
+
+    return sorted((out / "checkpoint").glob("epoch_*_step_*"), key=epoch_and_step, reverse=True)
 
 
 def find_corruption(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint (a missing or changed file), or None."""
+    """Return how a checkpoint is damaged (a missing or changed file), or None."""
     try:
         if (path / SUMS).read_text() != _sums(path):
             return f"{STATE} has changed"
@@ -174,7 +186,7 @@ def find_corruption(path: Path) -> str | None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written to a file or, of a folder, what it lists."""
+    """Flush a file's content, or a folder's list of files, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -183,18 +195,18 @@ def _sync(path: Path) -> None:
 
 
 def _attempt(function: Callable[..., object], *args: object) -> str | None:
-    """Call the function; return why it could not write, or None."""
+    """Call the function; return the reason if it could not write, else None."""
     try:
         function(*args)
     except (OSError, RuntimeError) as error:
-        # torch hides the system's error behind one of its own.
+        # torch replaces the system's error by one of its own.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         return getattr(cause, "strerror", None) or str(error).splitlines()[0]
     return None
 
 
 def _collect(training: TrainingComponents, state: TrainingState) -> dict:
-    """Return the whole state; random numbers depend on seed, epoch and step alone."""
+    """Return the whole state; random numbers depend on seed, epoch and step only."""
     scaler = training.accelerator.scaler
     return {
         "model": training.accelerator.unwrap_model(training.model).state_dict(),
@@ -219,7 +231,7 @@ def _restore(training: TrainingComponents, state: TrainingState, path: Path) -> 
 
 def _write(content: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # SHA256SUMS shows damage; torch's own checksums would take a third of the time again.
+    # SHA256SUMS reveals damage; torch's own checksums would take a third longer.
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -229,14 +241,13 @@ def _write(content: dict, path: Path) -> None:
         torch.serialization.set_crc32_options(before)
 
 
-def _commit(partial: Path, path: Path) -> None:
+def _commit(partial: Path, final: Path) -> None:
     (partial / SUMS).write_text(_sums(partial))
     for path in (partial / STATE, partial / SUMS, partial):
         _sync(path)
-    shutil.rmtree(path, ignore_errors=True)  # the same state, saved again
-    partial.rename(path)
-    _sync(path.parent)
-    for old in checkpoints(path.parent.parent)[KEPT:]:
+    partial.rename(final)
+    _sync(final.parent)
+    for old in checkpoints(final.parent.parent)[KEPT:]:
         shutil.rmtree(old)
 
 

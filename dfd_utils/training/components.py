@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchvision.transforms import v2
@@ -19,7 +20,7 @@ from dfd_utils.data.loader import data_loader, shutdown_workers
 from dfd_utils.models.registry import create_model
 from dfd_utils.runtime.accelerator import make_accelerator
 
-DEGRADED_IMAGES = 5000  # of Validation, about (see DeepFakeDataset.subsample)
+DEGRADED_IMAGES = 5000  # of Validation, approximately (see DeepFakeDataset.subsample)
 
 
 @dataclass
@@ -30,19 +31,18 @@ class TrainingComponents:
     accelerator: Accelerator
     model: nn.Module
     ema_model: AveragedModel
-    criterion: nn.Module
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     train_loader: DataLoader
-    validation_loader: DataLoader  # two views: all of Validation, then part of it degraded
-    micro_batch_size: int | None  # images that go through the model at once; None: all
+    validation_loader: DataLoader  # all of Validation, then a part of it degraded
+    micro_batch_size: int | None  # images per forward pass; None: a whole batch
     cutmix: v2.Transform
 
     def apply_cutmix(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Cut the images of some batches into each other (Yun et al. 2019).
+        """Apply CutMix to some batches (Yun et al. 2019, https://arxiv.org/abs/1905.04899).
 
         Returns images and labels of the batch: int `[N]`, or class shares, float `[N, 2]`. The
-        random numbers depend on the seed, the epoch and `step` alone.
+        random numbers depend on the seed, the epoch and `step` only.
         """
         if not self.cutmix.p:
             return images, labels
@@ -52,11 +52,11 @@ class TrainingComponents:
             return self.cutmix(images, labels)
 
     def accumulate_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Add the gradients of a batch's mean loss, part by part; return the loss, detached."""
+        """Add the gradients of a batch's mean loss, a micro-batch at a time; return that loss."""
         parts = -(-len(images) // (self.micro_batch_size or len(images)))
         total = torch.zeros((), device=images.device)
         for part, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            loss = self.criterion(self.model(part), targets) * (len(part) / len(images))
+            loss = F.cross_entropy(self.model(part), targets) * (len(part) / len(images))
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -77,7 +77,7 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
     model.flip_at_test = profile.flip_at_test
     model.instance_norm = profile.instance_norm
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        # Statistics over the global batch, as one process has them; there is none for CPUs.
+        # Statistics of the global batch, as in one process; not available on CPUs.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema_model = AveragedModel(model, multi_avg_fn=_ema_update(profile.ema_decay), use_buffers=True)
     ema_model.to(accelerator.device)
@@ -87,7 +87,7 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
     # Constant after the warm-up: with averaged weights every epoch's model is valid on its own,
     # so that one run shows the results of 1, 3, 5 and 8 epochs.
     lr_scheduler = torch.optim.lr_scheduler.LinearLR(
-        optimizer, start_factor=0.01, total_iters=profile.warmup_steps
+        optimizer, 0.01 if profile.warmup_steps else 1.0, total_iters=profile.warmup_steps
     )
     batch_size, workers = profile.batch_size, profile.num_workers
     model, optimizer, lr_scheduler, train_loader, validation_loader = accelerator.prepare(
@@ -99,13 +99,13 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
     )
     cutmix = v2.RandomApply([v2.CutMix(num_classes=len(CLASSES))], profile.cutmix_probability)
     return TrainingComponents(
-        model_name, accelerator, model, ema_model, nn.CrossEntropyLoss(), optimizer, lr_scheduler,
-        train_loader, validation_loader, profile.micro_batch_size, cutmix,
+        model_name, accelerator, model, ema_model, optimizer, lr_scheduler, train_loader,
+        validation_loader, profile.micro_batch_size, cutmix,
     )  # fmt: skip
 
 
 def _validation_views(data: DataFolder, image_size: int) -> tuple[Dataset, Dataset]:
-    """Return all of Validation, and part of it degraded in the same way for all runs."""
+    """Return all of Validation, and a part of it that is degraded identically in all runs."""
     clean = data.split(SPLITS[1], transforms.eval_transform(image_size))
     degraded = data.split(SPLITS[1], transforms.degraded_transform(image_size), seed=0)
     return clean, degraded.subsample(DEGRADED_IMAGES)
@@ -124,7 +124,7 @@ def train_transform(profile: Profile) -> Callable[[Tensor], Tensor]:
 def _ema_update(decay: float) -> Callable:
     @torch.no_grad()
     def update(averaged: list, current: list, count: Tensor) -> None:
-        # A short memory at first, or the random start would weigh on the first epochs.
+        # A short memory at first, or the random start would dominate the first epochs.
         effective = min(decay, (1 + int(count)) / (10 + int(count)))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - effective)

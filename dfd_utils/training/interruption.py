@@ -1,4 +1,4 @@
-"""What may end a training early: SIGTERM, Ctrl-C, or its time limit; and when to save."""
+"""When a training saves, and what ends it early: SIGTERM, Ctrl-C or its time limit."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from types import FrameType
 from dfd_utils.config import START_TIME_ENV, Profile, RunInterrupted, TimeLimitReached
 from dfd_utils.runtime.distributed import max_across_processes, process_state
 
-RESERVE = 0.01  # share of the time limit that is kept for the last checkpoint and an orderly end
+RESERVE = 0.01  # share of the time limit that is kept for the last checkpoint
 
 
 class Action(IntEnum):
-    """What to do after a step; of several processes' wishes the highest counts."""
+    """What to do after a step; if processes differ, the highest counts."""
 
     CONTINUE = 0
     SAVE = 1
@@ -26,21 +26,21 @@ class Action(IntEnum):
 
 
 def deadline(profile: Profile) -> float:
-    """Return when the run has to end, in seconds since 1970; infinity without `max_hours`."""
+    """Return the time at which the run must end, in seconds since 1970; without limit infinity."""
     if profile.max_hours is None:
         return float("inf")
     return float(os.environ.get(START_TIME_ENV) or time.time()) + profile.max_hours * 3600
 
 
 class Interrupted(BaseException):
-    """A signal interrupted work that may be interrupted."""
+    """A signal arrived during work that may be interrupted."""
 
 
 class StopMonitor:
     """Decides after each step whether to continue, to save, or to save and stop.
 
-    As a context manager it keeps SIGTERM and Ctrl-C from interrupting a step or a checkpoint: they
-    take effect when the step is done. A second Ctrl-C interrupts at once.
+    As a context manager it defers SIGTERM and Ctrl-C to the end of the running step or checkpoint.
+    A second Ctrl-C interrupts at once.
     """
 
     def __init__(self, profile: Profile):
@@ -61,8 +61,13 @@ class StopMonitor:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._requested != Action.CONTINUE and isinstance(error, RuntimeError):
-            # The signal went to the whole process group and ended the loader's workers, too.
+        # A signal to the whole process group ends the loader's workers, too; torch then raises a
+        # RuntimeError with this text. No other error (out of memory, for example) is hidden.
+        if (
+            self._requested != Action.CONTINUE
+            and isinstance(error, RuntimeError)
+            and str(error).startswith("DataLoader worker")
+        ):
             self.end(None, "the same command continues from the last checkpoint")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -73,7 +78,7 @@ class StopMonitor:
             raise Interrupted
 
     def next_action(self, step: int) -> Action:
-        """Return what to do after a step, the same in all processes."""
+        """Return what to do after a step, the same for all processes."""
         action = self._requested
         if action == Action.CONTINUE and time.time() > self._stop_at:
             action = Action.STOP_TIME_LIMIT
@@ -82,12 +87,12 @@ class StopMonitor:
         return Action(max_across_processes(action, step))
 
     def saved(self) -> None:
-        """Count the minutes to the next checkpoint from now on."""
+        """Restart the time to the next checkpoint."""
         self._last_save = time.monotonic()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal interrupt the work inside, which must not change what is kept."""
+        """Let a signal interrupt the work inside, which must not change the training's state."""
         if self._requested >= Action.STOP_TIME_LIMIT and process_state().num_processes == 1:
             raise Interrupted
         self._interrupt_now = process_state().num_processes == 1
@@ -97,7 +102,7 @@ class StopMonitor:
             self._interrupt_now = False
 
     def end(self, action: Action | None, message: str) -> None:
-        """Raise what ends the run: TimeLimitReached, RunInterrupted or KeyboardInterrupt."""
+        """Raise TimeLimitReached, RunInterrupted or KeyboardInterrupt, by the action."""
         action = action or self._requested
         if action == Action.STOP_CTRL_C:
             raise KeyboardInterrupt(message)

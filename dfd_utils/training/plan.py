@@ -1,4 +1,4 @@
-"""How long a study takes on this machine: a few real steps of each model, extrapolated."""
+"""The time of a study on this machine, extrapolated from a few real steps of each model."""
 
 import dataclasses
 import subprocess
@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from dfd_utils.config import BUILD_DIR, SPLITS, Profile
 from dfd_utils.data.folder import DataFolder
-from dfd_utils.models.registry import available_weights, get_architecture
+from dfd_utils.models.registry import available_weights
 from dfd_utils.models.scoring import predict_logits
 from dfd_utils.runtime.files import format_duration
 from dfd_utils.training.autotune import autotune
@@ -24,25 +23,8 @@ from dfd_utils.training.components import build_components
 from dfd_utils.training.interruption import RESERVE
 from dfd_utils.training.train import train_one_epoch
 
-WARM_UP = 3  # steps: the first are slow, or use batches that the loader has prefetched
-SECONDS = 15  # of measuring, for each of training and scoring
-
-
-@dataclass(frozen=True)
-class CostEstimate:
-    """The cost of one model on this machine, in seconds, and its rates in images per second."""
-
-    training: float  # one pass over Train
-    validation: float  # one pass over Validation
-    evaluation: float  # one pass over Test
-    checkpoint: float
-    train_rate: float
-    score_rate: float
-
-    @property
-    def epoch(self) -> float:
-        """One epoch: training, validation, saving."""
-        return self.training + self.validation + self.checkpoint
+WARM_UP = 3  # steps that are not representative: slow, or with prefetched batches
+SECONDS = 15  # to measure training, and again to measure scoring
 
 
 class _StopMeasuring(Exception):  # noqa: N818  (no error)
@@ -50,7 +32,7 @@ class _StopMeasuring(Exception):  # noqa: N818  (no error)
 
 
 class Clock:
-    """Time stamps of the first steps of a pass, in seconds; `now` is the clock that is read."""
+    """Time stamps of the first steps of a pass, in seconds; `now` returns the time."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
         self.now, self.start, self.stamps = now, now(), []
@@ -68,19 +50,22 @@ class Clock:
         return (self.stamps[-1] - before) / (len(self.stamps) - first)
 
     def extrapolate(self, steps: float) -> float:
-        """Return the seconds of a pass of `steps` steps: those measured, then the mean."""
+        """Return the seconds of a pass of `steps` steps: the measured ones, then the mean."""
         return self.stamps[-1] - self.start + max(0.0, steps - len(self.stamps)) * self.step
 
 
 def measure(
     model_name: str, data: DataFolder, profile: Profile, log: Callable[[str], None] = print
-) -> CostEstimate:
-    """Train and score a few batches of the real data; return the cost of everything.
+) -> dict[str, float]:
+    """Train and score a few batches of the real data, and extrapolate.
+
+    Returns:
+        `train_images_per_second`, `score_images_per_second`, `epoch_seconds` (training, validation
+        and checkpoint) and `evaluation_seconds` (scoring Test).
 
     Raises:
         UserError: unknown model, bad data or settings.
     """
-    get_architecture(model_name)
     data.check_layout()
     weights = available_weights(model_name, profile.weights, log)
     profile = autotune(model_name, dataclasses.replace(profile, weights=weights), log)
@@ -104,15 +89,15 @@ def measure(
     ):
         writer.save()
     training.shutdown_workers()
-    test_images = len(data.split(SPLITS[2]))
-    return CostEstimate(
-        training=clock.extrapolate(len(training.train_loader)),
-        validation=scoring.extrapolate(len(training.validation_loader)),
-        evaluation=scoring.extrapolate(test_images / (2 * profile.batch_size)),
-        checkpoint=state.checkpoint_seconds,
-        train_rate=profile.batch_size / clock.step,
-        score_rate=2 * profile.batch_size / scoring.step,
-    )
+    train_seconds = clock.extrapolate(len(training.train_loader))
+    validation_seconds = scoring.extrapolate(len(training.validation_loader))
+    test_steps = len(data.split(SPLITS[2])) / (2 * profile.batch_size)
+    return {
+        "train_images_per_second": profile.batch_size / clock.step,
+        "score_images_per_second": 2 * profile.batch_size / scoring.step,
+        "epoch_seconds": train_seconds + validation_seconds + state.checkpoint_seconds,
+        "evaluation_seconds": scoring.extrapolate(test_steps),
+    }
 
 
 def _first(loader: DataLoader, clock: Clock) -> Iterator:
@@ -122,13 +107,6 @@ def _first(loader: DataLoader, clock: Clock) -> Iterator:
             return
 
 
-def _start_seconds() -> float:
-    """Return the seconds that a process takes to start and to import the training."""
-    start, root = time.perf_counter(), Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", "import dfd_utils.training.train"], cwd=root, check=True)
-    return time.perf_counter() - start
-
-
 def plan(
     models: list[str],
     data: DataFolder,
@@ -136,34 +114,29 @@ def plan(
     run: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Predict the time of a study and how many epochs of all models fit; return a row per model.
+    """Estimate the time of a study and how many epochs of all models fit; return a row per model.
 
-    The study is the training of every model, each in a process of its own, and the scoring of
-    Test in another; audit, figures and the report add a few minutes. Epochs that the folder `run`
-    already contains are not counted. Columns: `train_images_per_second`,
-    `score_images_per_second`, `epoch_seconds`, `epochs` (still to do), `seconds` (for them and the
-    evaluation), `fixed_seconds` (independent of the epochs).
+    A study trains each model in a process of its own and scores Test in another one; audit, figures
+    and the report add a few minutes. Epochs that the folder `run` already contains are not counted.
+
+    Columns: those of `measure`, `epochs` (that remain), `seconds` (for them and the evaluation) and
+    `fixed_seconds` (the part of `seconds` that does not depend on the epochs).
 
     Raises:
         UserError: unknown model, bad data or settings.
     """
     rows = []
-    start = _start_seconds()
+    begin, root = time.perf_counter(), Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", "import dfd_utils.training.train"], cwd=root, check=True)
+    start = time.perf_counter() - begin  # seconds that a process takes to start
     for name in models:
-        pace = measure(name, data, profile, log)
         history = run / name / "history.csv" if run else None
         done = len(pd.read_csv(history)) if history and history.is_file() else 0
-        epochs = max(0, profile.epochs - done)
-        rows.append({
-            "model": name,
-            "train_images_per_second": pace.train_rate,
-            "score_images_per_second": pace.score_rate,
-            "epoch_seconds": pace.epoch,
-            "epochs": epochs,
-            "seconds": epochs * pace.epoch + pace.evaluation + start,
-            "fixed_seconds": pace.evaluation + start,
-        })  # fmt: skip
+        rows.append({"model": name, **measure(name, data, profile, log)})
+        rows[-1]["epochs"] = max(0, profile.epochs - done)
     table = pd.DataFrame(rows).set_index("model")
+    table["fixed_seconds"] = table["evaluation_seconds"] + start
+    table["seconds"] = table["epochs"] * table["epoch_seconds"] + table["fixed_seconds"]
     total = table["seconds"].sum() + start
     for row in table.itertuples():
         log(
@@ -179,14 +152,14 @@ def plan(
 
 def _fit_message(table: pd.DataFrame, total: float, hours: float) -> str:
     budget = hours * 3600 * (1 - RESERVE)
-    left = budget - (total - (table["epochs"] * table["epoch_seconds"]).sum())
-    fitting = max(0, int(left // table["epoch_seconds"].sum()))
-    missing = int(table["epochs"].max())
+    epoch_budget = budget - (total - (table["epochs"] * table["epoch_seconds"]).sum())
+    fitting = max(0, int(epoch_budget // table["epoch_seconds"].sum()))
+    remaining = int(table["epochs"].max())
     of_all = " of all models" if len(table) > 1 else ""
     message = f"{fitting} epochs{of_all} with evaluation fit into {hours:g} h"
     if total <= budget:
-        return f"{message}: the {missing} to do fit"
+        return f"{message}: the {remaining} that remain fit"
     return (
-        f"warning: {message}, but {missing} are to do: the run will stop in good order, "
+        f"warning: {message}, but {remaining} remain: the run will stop with a checkpoint, "
         "and the same command continues it"
     )

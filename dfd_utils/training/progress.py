@@ -1,4 +1,4 @@
-"""The progress of a training: a bar on a screen, or a line now and then in a log."""
+"""The progress of a training: a bar on a screen, or a line every few minutes in a log."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ from tqdm.auto import tqdm  # a widget in JupyterLab
 from dfd_utils.runtime.files import format_duration
 from dfd_utils.training.checkpoint import TrainingState
 
-REFRESH_SECONDS = 2.0  # between two readings of the loss: each waits for the device once
-LINE_MINUTES = 5.0  # between two lines inside an epoch, if nobody watches a bar
+REFRESH_SECONDS = 2.0  # between two readings of the loss, each of which waits for the device
+LINE_MINUTES = 5.0  # between two lines within an epoch where there is no bar
 
 
 def is_watched() -> bool:
-    """Return whether someone watches: a terminal, or a notebook opened in JupyterLab.
+    """Return whether the output goes to a terminal or to a notebook that is open in JupyterLab.
 
-    Under papermill a kernel has no such session, and a bar would fill the executed notebook.
+    Not under papermill, where a bar would fill the executed notebook.
     """
     return sys.stderr.isatty() or in_jupyterlab()
 
@@ -28,15 +28,15 @@ def in_jupyterlab() -> bool:
 
 
 class Progress:
-    """Shows one epoch: step, loss, images a second, and the time left to the end of the training.
+    """Reports the step, the loss, images per second and the time to the end of the training.
 
     Args:
         name: of the model.
         epochs: of the whole training.
-        steps: of an epoch.
+        steps: per epoch.
         batch_size: images per step, over all processes.
-        deadline: in seconds since 1970; a line warns if the training will not end before.
-        log: called with each line; None shows nothing at all (in all processes but the main one).
+        deadline: in seconds since 1970; a line warns once if the training will not end by then.
+        log: called with each line; None reports nothing (in all processes but the main one).
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Progress:
         self.bar = None
 
     def begin(self, state: TrainingState) -> None:
-        """Show the epoch that the state is in."""
+        """Begin to report the epoch that the state is in."""
         self.title = f"{self.name} epoch {state.epoch}/{self.epochs}"
         self.start = None
         if self.log:
@@ -64,12 +64,12 @@ class Progress:
             )  # fmt: skip
 
     def step(self, state: TrainingState) -> None:
-        """Count a step that was done."""
+        """Report a step that is done."""
         if self.log is None:
             return
         self.bar.update()
         now = time.monotonic()
-        if self.start is None:  # from here: the first step waits for the workers to start
+        if self.start is None:  # the first step is not timed: it waits for the workers to start
             self.first = state.step
             self.start = self.refreshed = self.last_line = now
         if now - self.refreshed < REFRESH_SECONDS:
@@ -101,6 +101,7 @@ class Progress:
     def _seconds_left(self, state: TrainingState, rate: float) -> float:
         epochs_after = self.epochs - state.epoch
         images = self.steps * self.batch_size
-        beside = [row["seconds"] - images / row["images_per_second"] for row in state.rows]
-        validation = sum(beside) / len(beside) * (epochs_after + 1) if beside else 0.0
-        return (self.steps - state.step + epochs_after * self.steps) / rate + validation
+        # Validation and checkpoints, per epoch so far.
+        other = [row["seconds"] - images / row["images_per_second"] for row in state.rows]
+        other_seconds = sum(other) / len(other) * (epochs_after + 1) if other else 0.0
+        return (self.steps - state.step + epochs_after * self.steps) / rate + other_seconds

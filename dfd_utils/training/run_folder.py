@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
 
 import pandas as pd
 import torch
@@ -37,11 +36,12 @@ from dfd_utils.training.checkpoint import TrainingState, checkpoints
 from dfd_utils.training.components import TrainingComponents
 
 LOCK_TIMEOUT = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
+_REMEDY = "choose another run name, or delete that folder"
 
 
 @contextmanager
 def run_lock(out: Path) -> Iterator[None]:
-    """Make the run's folder and hold its lock.
+    """Create the run's folder and hold its lock.
 
     Raises:
         UserError: it cannot be written, or another process holds the lock for `LOCK_TIMEOUT`.
@@ -53,20 +53,19 @@ def run_lock(out: Path) -> Iterator[None]:
         raise UserError(
             f"{out}: cannot be written ({error.strerror}); choose another run"
         ) from error
-    with lock:
-        _acquire(lock, out)
-        yield
-
-
-def _acquire(lock: TextIO, out: Path) -> None:
     deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise UserError(f"{out}: another process trains here; wait or stop it") from error
-            time.sleep(0.5)
+    with lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{out}: another process trains here; wait or stop it"
+                    ) from error
+                time.sleep(0.5)
+        yield
 
 
 def build_run_config(
@@ -74,8 +73,8 @@ def build_run_config(
 ) -> dict:
     """Return the content of `config.json`: settings, data, versions, commit, device.
 
-    `settings.weights` are the weights that the training starts from, `requested_weights` those
-    that were asked for: ImageNet's cannot be downloaded everywhere.
+    `settings.weights` are the weights that the training starts from. They differ from
+    `requested_weights` where ImageNet's could not be downloaded.
     """
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, capture_output=True, text=True
@@ -101,30 +100,40 @@ def build_run_config(
 
 
 def _identify_weights(weights: str) -> str:
+    """Identify a file of weights by its content, because a file of the same name may change."""
     if weights in ("none", "imagenet"):
         return weights
-    with open(weights, "rb") as file:  # a file of the same name may have other contents later
+    with open(weights, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def with_recorded_settings(out: Path, profile: Profile) -> Profile:
-    """Return the profile with what was chosen automatically when the run in `out` began, if it did.
+def _recorded_config(out: Path) -> dict | None:
+    """Return the config.json of the run in `out`, or None if no run began there.
 
-    The number format and the parts of a batch were chosen on the machine where the run began, and
-    its first weights by what could be downloaded there.
+    Raises:
+        UserError: it is damaged, or of an earlier version of the package.
     """
     if not (out / "config.json").is_file():
-        return profile
+        return None
     config = read_config(out)
-    settings = config["settings"]
-    recorded = {
-        name: settings[name]
-        for name, automatic in AUTO_SETTINGS.items()
-        if getattr(profile, name) == automatic and name in settings
-    }
-    if profile.weights == config.get("requested_weights"):
-        recorded["weights"] = settings["weights"]
-    return dataclasses.replace(profile, **recorded)
+    if "requested_weights" not in config:
+        raise UserError(f"{out}: contains a run of an earlier version of dfd-utils; {_REMEDY}")
+    return config
+
+
+def with_recorded_settings(out: Path, profile: Profile) -> Profile:
+    """Return the profile with the automatic settings of the run in `out`, if one began there.
+
+    Precision and micro-batch size were chosen for the machine where the run began, and ImageNet's
+    weights may not have been available there.
+    """
+    config = _recorded_config(out)
+    if config is None:
+        return profile
+    names = [name for name, auto in AUTO_SETTINGS.items() if getattr(profile, name) == auto]
+    if profile.weights == config["requested_weights"]:
+        names.append("weights")
+    return dataclasses.replace(profile, **{name: config["settings"][name] for name in names})
 
 
 def check_resumable(out: Path, config: dict) -> None:
@@ -133,45 +142,43 @@ def check_resumable(out: Path, config: dict) -> None:
     Settings that do not change the result may differ. More epochs may be requested if there is a
     checkpoint to continue from, because the learning rate does not depend on their number.
     """
-    if not (out / "config.json").is_file():
+    before = _recorded_config(out)
+    if before is None:
         return
-    before, remedy = read_config(out), "choose another run name, or delete that folder"
-    if "requested_weights" not in before:
-        raise UserError(f"{out}: contains a run of an earlier version of dfd-utils; {remedy}")
     if before["model"] != config["model"]:
-        raise UserError(f"{out}: contains a run of {before['model']}; {remedy}")
+        raise UserError(f"{out}: contains a run of {before['model']}; {_REMEDY}")
     if before["data_fingerprint"] != config["data_fingerprint"]:
         raise UserError(
             f"{out}: was trained on other images ('{before['data']}', fingerprint "
             f"{before['data_fingerprint']}) than '{config['data']}' now contains "
-            f"({config['data_fingerprint']}); {remedy}"
+            f"({config['data_fingerprint']}); {_REMEDY}"
         )
     old, new = before["settings"], config["settings"]
-    neutral = set(RESULT_NEUTRAL_SETTINGS)
-    if new["epochs"] > old["epochs"] and (checkpoints(out) or not _has_model(out)):
-        neutral.add("epochs")
+    allowed = {"weights", *RESULT_NEUTRAL_SETTINGS}  # weights are compared by content, below
+    if new["epochs"] > old["epochs"] and (checkpoints(out) or not (out / "model.json").is_file()):
+        allowed.add("epochs")
     changed = [
         f"{name} {old.get(name)} (requested {new[name]})"
         for name in new
-        if name not in neutral and old.get(name) != new[name]
+        if name not in allowed and old.get(name) != new[name]
     ]
-    if not changed and before["initial_weights"] != config["initial_weights"]:
-        changed = [f"another content of the file of weights {new['weights']}"]
+    if before["initial_weights"] != config["initial_weights"]:
+        other = ", whose content has changed" if old["weights"] == new["weights"] else ""
+        changed.append(f"weights {old['weights']} (requested {new['weights']}{other})")
     if changed:
         raise UserError(
-            f"{out}: already contains a run with other settings: {', '.join(changed)}; {remedy}"
+            f"{out}: already contains a run with other settings: {', '.join(changed)}; {_REMEDY}"
         )
 
 
 def recorded_exclusions(out: Path, data: DataFolder, log: Callable[[str], None]) -> DataFolder:
-    """Return the data set with the exclusions that the run in `out` began with, if it did.
+    """Return the data set with the exclusions of the run in `out`, if one began there.
 
-    A line in `log` says when the exclusion list has changed since; the run stays usable.
+    A line in `log` reports that the exclusion list has changed since; the run remains usable.
     """
-    path = out / "excluded.csv"
-    if not path.is_file():
+    if not all((out / name).is_file() for name in ("config.json", "excluded.csv")):
         return data
-    recorded = data.with_exclusions(read_exclusions(path))
+    recorded = data.with_exclusions(read_exclusions(out / "excluded.csv"))
     if any(recorded.excluded(split) != data.excluded(split) for split in SPLITS[:2]):
         log(
             f"{out.name}: the exclusion list has changed since this run began; "
@@ -181,7 +188,7 @@ def recorded_exclusions(out: Path, data: DataFolder, log: Callable[[str], None])
 
 
 def write_run_config(out: Path, config: dict, data: DataFolder) -> None:
-    """Write config.json, and the images left out of the training to excluded.csv."""
+    """Write config.json, and the paths of the excluded images to excluded.csv."""
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(
         [["path"], *([path] for path in sorted(data.exclusions))]
@@ -190,13 +197,9 @@ def write_run_config(out: Path, config: dict, data: DataFolder) -> None:
     write_json(out / "config.json", config)
 
 
-def _has_model(out: Path) -> bool:
-    return (out / "model.json").is_file()
-
-
 def is_complete(out: Path, profile: Profile) -> bool:
     """Return whether the run in `out` has all the epochs that are requested."""
-    if not _has_model(out):
+    if not (out / "model.json").is_file():
         return False
     epochs = ModelDescription.read(out / "model.json").epochs
     return epochs is None or epochs >= profile.epochs
@@ -231,13 +234,13 @@ def log_epoch(
 def finalize_run(
     state: TrainingState, out: Path, training: TrainingComponents, profile: Profile
 ) -> None:
-    """Make the best epoch's weights the model; keep one checkpoint."""
+    """Write the history and the model, with the best epoch's weights; keep one checkpoint."""
     rows, model = state.rows, training.ema_model.module
     write_history(rows, out)
     model.load_state_dict(state.best_weights)
     save_weights(model, out / "model.safetensors")
     best = rows[best_epoch(pd.DataFrame(rows)) - 1]
-    # Last: with it the run is complete.
+    # Written last, because it marks the run as complete.
     _describe(best, training.model_name, profile, len(rows)).write(out / "model.json")
     for checkpoint in checkpoints(out)[1:]:
         shutil.rmtree(checkpoint)

@@ -1,4 +1,4 @@
-"""Training: `fit` with checkpoints, exact resume, and averaged weights."""
+"""Training: `fit`, with averaged weights, checkpoints and exact resume."""
 
 import dataclasses
 import math
@@ -16,6 +16,7 @@ from dfd_utils.config import SPLITS, Profile, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.models.registry import available_weights, get_architecture
 from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
+from dfd_utils.models.trained import TrainedModel
 from dfd_utils.runtime.distributed import process_state, run_on_main
 from dfd_utils.stats.metrics import (
     all_metrics,
@@ -59,7 +60,7 @@ def fit(
     The data set is audited first, and the images that the audit excludes are left out. After each
     epoch the averaged weights are evaluated on Validation; those of the best epoch (see
     `trained.best_epoch`) become the model, with a temperature and a threshold fitted on Validation.
-    An interrupted run continues from its last checkpoint and ends as if it had never stopped.
+    An interrupted run continues from its last checkpoint; on a CPU the result is bit-identical.
 
     Args:
         model_name: a key of `registry.MODELS`.
@@ -72,16 +73,18 @@ def fit(
     Raises:
         UserError: bad data or settings, a run of other settings or data in `out`, another
             process training there, or a loss that is no longer finite.
+        RunInterrupted: SIGTERM or the time limit; the same call continues the run.
+        KeyboardInterrupt: Ctrl-C; the same call continues the run.
     """
     get_architecture(model_name)
     data.check_layout()
-    state = process_state()
-    if not state.is_main_process:
+    processes = process_state()
+    if not processes.is_main_process:
         log = _ignore
-    if profile.batch_size % state.num_processes:
+    if profile.batch_size % processes.num_processes:
         raise UserError(
             f"setting batch_size: {profile.batch_size} images cannot be shared equally by "
-            f"{state.num_processes} processes; choose a multiple"
+            f"{processes.num_processes} processes; choose a multiple"
         )
     with ExitStack() as stack:
 
@@ -100,8 +103,13 @@ def fit(
                 state = TrainingState(training.accelerator)
                 with CheckpointWriter(training, state, out, log) as writer:
                     _train(training, state, writer, profile, monitor, log)
-                run_on_main(finalize_run, state, out, training, profile)
-        return run_on_main(pd.read_csv, out / "history.csv")
+                    writer.wait()
+                    run_on_main(finalize_run, state, out, training, profile)
+                    writer.announce()
+                action = monitor.next_action(0)
+                if action >= Action.STOP_SIGTERM:
+                    monitor.end(action, f"{out.name} is trained; the same command continues")
+        return run_on_main(lambda: TrainedModel(out).history)
 
 
 def _ignore(line: str) -> None:
@@ -112,15 +120,19 @@ def _open_run(
     model_name: str, data: DataFolder, out: Path, profile: Profile, log: Callable[[str], None]
 ) -> tuple[Profile, frozenset[str], bool]:
     """Return the resolved settings, the images to leave out, and whether the run is complete."""
-    counts = ", ".join(f"{split} {len(data.excluded(split))}" for split in SPLITS)
-    log(f"{data.name}: the audit excludes {counts} images; see {data.audit_folder}/exclude.csv")
-    data = recorded_exclusions(out, data, log)
     requested_weights = profile.weights
     profile = with_recorded_settings(out, profile)
     complete = is_complete(out, profile)
-    if not complete:
+    if not complete:  # before the audit and the speed trials, which take longer
         weights = available_weights(model_name, profile.weights, log)
-        profile = autotune(model_name, dataclasses.replace(profile, weights=weights), log)
+        profile = dataclasses.replace(profile, weights=weights)
+    counts = ", ".join(f"{split} {len(data.excluded(split))}" for split in SPLITS)
+    log(
+        f"{data.name}: the audit excludes {counts} images (exclude.csv in {data.audit_folder.name})"
+    )
+    data = recorded_exclusions(out, data, log)
+    if not complete:
+        profile = autotune(model_name, profile, log)
     config = build_run_config(model_name, data, profile, requested_weights)
     check_resumable(out, config)
     if not complete:
@@ -190,7 +202,7 @@ def _train(
         if profile.keep_epochs:
             run_on_main(save_epoch_model, model, row, out, training.model_name, profile)
         state.begin_epoch()
-        # An epoch is announced when its checkpoint is complete: what is announced is not lost.
+        # An epoch is announced when its checkpoint is complete: from then on it cannot be lost.
         save(partial(log_epoch, list(state.rows), saving, out, profile.epochs, log))
         action = monitor.next_action(0)
         if action > Action.SAVE and len(state.rows) < profile.epochs:
@@ -204,8 +216,8 @@ def train_one_epoch(
 ) -> float:
     """Train to the end of the running epoch; return the mean loss over its images.
 
-    A resumed epoch begins after the batches that the state has counted; their images are not
-    read again. `after_step` is called when a step is done and counted in the state.
+    A resumed epoch begins after the batches that the state has counted, whose images are not read
+    again. `after_step` is called when a step is done and counted in the state.
     """
     accelerator, loader = training.accelerator, training.train_loader
     loader.dataset.epoch = state.epoch
@@ -219,7 +231,7 @@ def train_one_epoch(
         training.optimizer.step()
         training.lr_scheduler.step()
         training.ema_model.update_parameters(accelerator.unwrap_model(training.model))
-        # Summed on the device: no wait for it at each step.
+        # Summed on the device, to avoid waiting for it at each step.
         state.loss_sum += loss * len(images)
         state.images += len(images)
         state.step += 1
@@ -231,8 +243,8 @@ def train_one_epoch(
 
 
 def _validate(training: TrainingComponents) -> dict:
-    """Evaluate the averaged weights on both views of Validation; calibrate them there, too."""
-    for buffer in training.ema_model.buffers():  # the main process's: those that are saved
+    """Evaluate the averaged weights on both views of Validation, and calibrate them there."""
+    for buffer in training.ema_model.buffers():  # of the main process, which saves them
         broadcast(buffer)
     loader = training.validation_loader
     labels, logits = predict_logits(training.ema_model.module, loader, training.accelerator)

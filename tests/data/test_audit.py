@@ -11,34 +11,27 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.data import dataset, duplicates, folder, image_statistics, scan
+from dfd_utils.data import duplicates, image_statistics, scan
 from dfd_utils.data.audit import FILES, audit, find_shift, find_shortcuts
-from tests.audit_benchmark import audit_truth, find_faces
-
-
-def picture(seed: int, size: int = 96) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    field = gaussian_filter(rng.standard_normal((size, size, 3)), (size / 12, size / 12, 0))
-    field = 128 + 55 * field / field.std() + 3 * rng.standard_normal(field.shape)
-    return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8))
+from dfd_utils.data.folder import DataFolder
+from tests.data.conftest import count_measured, make_image, write_data_set
 
 
 @pytest.fixture
 def data(tmp_path):
-    """Distinct JPEGs, four a split and class, numbered 0.jpg to 3.jpg."""
-    folder = tmp_path / "faces"
-    for k, (split, name) in enumerate((s, c) for s in SPLITS for c in CLASSES):
-        (folder / split / name).mkdir(parents=True)
-        for i in range(4):
-            picture(10 * k + i).save(folder / split / name / f"{i}.jpg", quality=90)
-    return folder
+    """Distinct JPEGs, four per split and class, numbered 0.jpg to 3.jpg."""
+    return write_data_set(tmp_path / "faces")
+
+
+def run_audit(folder, out, **options) -> dict:
+    return audit(DataFolder(folder), out, **options)
 
 
 def tables(out) -> dict[str, pd.DataFrame]:
     return {name[:-4]: pd.read_csv(out / name, keep_default_na=False) for name in FILES[:4]}
 
 
-def found_pairs(out) -> dict[frozenset, str]:
+def listed_pairs(out) -> dict[frozenset, str]:
     table = tables(out)["duplicates"]
     return {
         frozenset(pair): kind
@@ -48,12 +41,12 @@ def found_pairs(out) -> dict[frozenset, str]:
 
 def test_a_clean_data_set(data, tmp_path):
     out = tmp_path / "out"
-    summary = audit(data, out)
+    summary = run_audit(data, out)
     assert summary == json.loads((out / "summary.json").read_text())
     assert summary["counts"] == {split: {"Real": 4, "Fake": 4} for split in SPLITS}
     assert summary["images"] == 24 and summary["unreadable"] == 0
     assert summary["sizes"] == {"96 x 96": 24} and summary["formats"] == {"JPEG": 24}
-    assert {p.name for p in out.iterdir()} == {*FILES, "cache.npz"}, "nothing half-written"
+    assert {p.name for p in out.iterdir()} == {*FILES, "cache.npz"}, "no partial file"
     table = tables(out)
     assert [len(table[name]) for name in ("unreadable", "duplicates", "exclude")] == [0, 0, 0]
     files = table["files"]
@@ -64,8 +57,8 @@ def test_a_clean_data_set(data, tmp_path):
         assert row.bytes == (data / row.path).stat().st_size
 
 
-def test_statistics_measure_what_they_say(data, tmp_path):
-    base = picture(500)
+def test_statistics_respond_to_what_they_measure(data, tmp_path):
+    base = make_image(500)
     pixels = np.asarray(base).astype(float)
     rng = np.random.default_rng(0)
     noisy = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
@@ -78,7 +71,7 @@ def test_statistics_measure_what_they_say(data, tmp_path):
     for quality in (30, 60, 95):
         base.save(data / "Train" / "Fake" / f"q{quality}.jpg", quality=quality)
     Image.new("L", (40, 20), 77).save(data / "Test" / "Fake" / "flat.png")
-    summary = audit(data, tmp_path / "out")
+    summary = run_audit(data, tmp_path / "out")
     files = pd.read_csv(tmp_path / "out" / "files.csv", index_col="path")
     real = files.filter(like="Train/Real/", axis=0).rename(lambda p: p.split("/")[-1][:-4])
     assert real.saturation["grey"] == 0 and real.grey_share["grey"] == 1
@@ -95,7 +88,7 @@ def test_statistics_measure_what_they_say(data, tmp_path):
     assert summary["not_rgb"] == ["Test/Fake/flat.png"]
 
 
-def test_copies_are_found_and_train_gives_way(data, tmp_path):
+def test_copies_are_found_and_excluded_from_train_first(data, tmp_path):
     plants = {
         "Train/Real/0.jpg": ("Test/Real/copy.jpg", "exact", shutil.copyfile),
         "Train/Real/1.jpg": (
@@ -122,9 +115,9 @@ def test_copies_are_found_and_train_gives_way(data, tmp_path):
     }
     for path, (copy, _, make) in plants.items():
         make(data / path, data / copy)
-    summary = audit(data, tmp_path / "out")
+    summary = run_audit(data, tmp_path / "out")
     expected = {frozenset((path, copy)): kind for path, (copy, kind, _) in plants.items()}
-    assert found_pairs(tmp_path / "out") == expected
+    assert listed_pairs(tmp_path / "out") == expected
     table = tables(tmp_path / "out")
     flags = table["duplicates"].set_index("path_a")  # path_a comes first in files.csv
     assert flags.across_labels[flags.across_labels].index.tolist() == ["Train/Fake/other_label.jpg"]
@@ -135,33 +128,33 @@ def test_copies_are_found_and_train_gives_way(data, tmp_path):
         "Train/Real/1.jpg": "also in Validation/Real/same_pixels.png",
         "Validation/Fake/0.jpg": "also in Test/Fake/resized.jpg",
         "Train/Fake/3.jpg": "also in Validation/Fake/darker.jpg",
-        "Test/Real/3.jpg": "same picture under the other label: Train/Fake/other_label.jpg",
-        "Train/Fake/other_label.jpg": "same picture under the other label: Test/Real/3.jpg",
+        "Test/Real/3.jpg": "same image under the other label: Train/Fake/other_label.jpg",
+        "Train/Fake/other_label.jpg": "same image under the other label: Test/Real/3.jpg",
     }
     leakage = {"Train in Validation": 2, "Train in Test": 2, "Validation in Test": 1}
     assert summary["leakage"] == leakage
     assert summary["excluded"]["Train"] == {"Real": 2, "Fake": 2}
-    assert "2 images of Train stand in Test too" in summary["warnings"]
+    assert "2 images of Train are also in Test" in summary["warnings"]
 
 
-def test_alike_is_not_the_same(data, tmp_path):
-    image = picture(700)
+def test_similar_images_are_not_duplicates(data, tmp_path):
+    image = make_image(700)
     image.save(data / "Train" / "Real" / "whole.png")
     swapped = np.asarray(image).copy()
-    swapped[36:60, 36:60] = np.asarray(picture(701))[36:60, 36:60]  # a swapped face
+    swapped[36:60, 36:60] = np.asarray(make_image(701))[36:60, 36:60]  # a swapped face
     Image.fromarray(swapped).save(data / "Train" / "Fake" / "swapped.png")
-    for i, level in enumerate((10, 10, 11, 12)):  # black frames: flat, not copies of each other
+    for i, level in enumerate((10, 10, 11, 12)):  # black frames are flat: not duplicates
         black = np.random.default_rng(i).integers(level, level + 2, (96, 96, 3), dtype=np.uint8)
         Image.fromarray(black).save(data / "Test" / CLASSES[i % 2] / f"black{i}.png")
-    assert audit(data, tmp_path / "out")["duplicates"]["near"]["pairs"] == 0
-    assert found_pairs(tmp_path / "out") == {}
+    assert run_audit(data, tmp_path / "out")["duplicates"]["near"]["pairs"] == 0
+    assert listed_pairs(tmp_path / "out") == {}
 
 
-def test_many_copies_of_one_picture(data, tmp_path):
+def test_many_copies_of_one_image_are_listed_briefly(data, tmp_path):
     for i in range(30):
         shutil.copyfile(data / "Train/Real/0.jpg", data / "Train" / "Real" / f"copy{i:02}.jpg")
     Image.open(data / "Train/Real/0.jpg").save(data / "Test/Real/again.jpg", quality=70)
-    audit(data, tmp_path / "out")
+    run_audit(data, tmp_path / "out")
     table = tables(tmp_path / "out")
     assert len(table["duplicates"]) < 100
     pairs = table["duplicates"]
@@ -171,13 +164,13 @@ def test_many_copies_of_one_picture(data, tmp_path):
     }
 
 
-def test_broken_files_are_named(data, tmp_path, monkeypatch):
+def test_unreadable_files_are_listed_and_excluded(data):
     whole = (data / "Train/Real/0.jpg").read_bytes()
     broken = {
         "Train/Real/short.jpg": (whole[:-2], "truncated"),
         "Train/Fake/half.jpg": (whole[: len(whole) // 2], "truncated"),
         "Validation/Real/empty.png": (b"", "empty"),
-        "Validation/Fake/text.jpg": (b"no picture at all", "not an image"),
+        "Validation/Fake/text.jpg": (b"not an image at all", "not an image"),
         "Test/Real/zip.jpg": (b"PK\x03\x04" + bytes(500), "not an image"),
         "Test/Fake/header.jpg": (whole[:20], ""),
     }
@@ -185,10 +178,9 @@ def test_broken_files_are_named(data, tmp_path, monkeypatch):
         (data / path).write_bytes(content)
     (data / "Test/Fake/nowhere.jpg").symlink_to("gone.jpg")
     broken["Test/Fake/nowhere.jpg"] = (b"", "No such file")
-    (data / "Test/Fake/Thumbs.db").write_bytes(b"not counted")
-    monkeypatch.setattr(dataset, "BUILD_DIR", tmp_path / "build")
-    out = folder.audit_folder(data)
-    summary = audit(data, out)
+    (data / "Test/Fake/Thumbs.db").write_bytes(b"no image")
+    folder = DataFolder(data)
+    summary, out = audit(folder), folder.audit_folder
     assert summary["unreadable"] == 7 and summary["images"] == 31
     table = tables(out)
     reasons = table["unreadable"].set_index("path").error
@@ -196,82 +188,70 @@ def test_broken_files_are_named(data, tmp_path, monkeypatch):
     for path, (_, words) in broken.items():
         assert words in reasons[path]
     assert len(table["files"]) == 31
-    for split in SPLITS:  # the loaders leave them out
-        images = dataset.load_split(data, split)
+    assert summary["skipped"] == {".db": 1}
+    assert "skipped 1 files that are not images (1 .db)" in summary["warnings"]
+    for split in SPLITS:
+        images = folder.split(split)
         assert len(images) == 8
         assert all(image.ndim == 3 for image, _ in images)
 
 
 def test_a_second_audit_reads_only_what_changed(data, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    first = audit(data, out)
-    read = []
-    original = image_statistics._measure
-    monkeypatch.setattr(
-        image_statistics, "_measure", lambda p, r: (read.append(p.name), original(p, r))
-    )
-    assert audit(data, out) == first and read == []
-    picture(900).save(data / "Test/Real/2.jpg", quality=90)
+    first = run_audit(data, out)
+    read = count_measured(monkeypatch)
+    assert run_audit(data, out) == first and read == []
+    make_image(900).save(data / "Test/Real/2.jpg", quality=90)
     shutil.copyfile(data / "Test/Real/1.jpg", data / "Test/Real/new.jpg")
     (data / "Test/Fake/0.jpg").unlink()
-    second = audit(data, out)
-    assert sorted(read) == ["2.jpg", "new.jpg"]
+    second = run_audit(data, out)
+    assert sorted(read) == ["Test/Real/2.jpg", "Test/Real/new.jpg"]
     assert second["counts"]["Test"] == {"Real": 5, "Fake": 3}
     assert second["duplicates"]["exact"]["pairs"] == 1
-    fresh = audit(data, tmp_path / "fresh")
+    fresh = run_audit(data, tmp_path / "fresh")
     assert fresh == second
     for name in FILES:
         assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
     (out / "cache.npz").write_bytes(b"damaged")
     (out / "summary.json").unlink()
-    assert audit(data, out) == second
+    assert run_audit(data, out) == second
 
 
 def test_worker_processes_measure_the_same(data, tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "CHUNK", 5)
-    audit(data, tmp_path / "one", processes=1)
-    audit(data, tmp_path / "two", processes=2)
+    run_audit(data, tmp_path / "one", processes=1)
+    run_audit(data, tmp_path / "two", processes=2)
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_missing_folders_are_named(data, tmp_path):
-    shutil.rmtree(data / "Validation")
-    shutil.rmtree(data / "Test" / "Fake")
-    (data / "Test" / "Fake").mkdir()
+def test_a_data_set_without_images_is_refused(tmp_path):
+    (tmp_path / "faces" / "Test" / "Fake").mkdir(parents=True)
     with pytest.raises(UserError) as caught:
-        audit(data, tmp_path / "out")
-    for name in ("Validation/Real", "Validation/Fake", "Test/Fake"):
-        assert name in str(caught.value)
-    assert "Test/Real" not in str(caught.value) and not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="Train/Real"):
-        audit(tmp_path / "nowhere", tmp_path / "out")
+        run_audit(tmp_path / "faces", tmp_path / "out")
+    assert all(f"{split}/{name}" in str(caught.value) for split in SPLITS for name in CLASSES)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="nowhere: no such data folder"):
+        DataFolder(tmp_path / "nowhere")
 
 
-def test_nothing_readable_at_all(data, tmp_path):
+def test_all_images_may_be_unreadable(data, tmp_path):
     for path in data.rglob("*.jpg"):
         path.write_bytes(b"")
-    summary = audit(data, tmp_path / "out")
+    summary = run_audit(data, tmp_path / "out")
     assert summary["unreadable"] == 24 and len(tables(tmp_path / "out")["exclude"]) == 24
 
 
 def test_an_output_folder_that_cannot_be_made(data, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be made"):
-        audit(data, tmp_path / "file" / "out")
+        run_audit(data, tmp_path / "file" / "out")
 
 
-def test_a_name_that_no_table_can_hold_is_refused(data, tmp_path):
-    picture(1).save(os.fsencode(data / "Train" / "Real") + b"/\xff.jpg", "JPEG")
-    with pytest.raises(UserError, match=r"Train/Real: the file name .* is not UTF-8"):
-        audit(data, tmp_path / "out")
-
-
-def test_planted_copies_and_broken_files_are_found(tiny_sample, tmp_path):
-    faces = find_faces([tiny_sample], tmp_path)
-    rows = audit_truth(faces, tmp_path, copies=4, broken=2)
-    assert [row["planted"] for row in rows] == [4, 4, 4, 2, 2, 2, 0, 0]
-    assert [row["found"] for row in rows] == [4, 4, 4, 2, 2, 2, 0, 0]
+def test_a_name_that_is_not_utf8_is_refused(data, tmp_path):
+    make_image(1).save(os.fsencode(data / "Train" / "Real") + b"/\xff.jpg", "JPEG")
+    with pytest.raises(UserError, match=r"faces: the file name .*Train/Real/.* is not UTF-8"):
+        run_audit(data, tmp_path / "out")
 
 
 def test_candidates_are_all_pairs_within_the_radius():
@@ -290,11 +270,11 @@ def test_candidates_are_all_pairs_within_the_radius():
     np.testing.assert_array_equal(hamming, distance[i, j])
 
 
-def test_equal_hashes_are_verified_on_thumbnails():
+def test_equal_hashes_are_verified_by_thumbnails():
     rng = np.random.default_rng(0)
     base = gaussian_filter(128 + 500 * rng.standard_normal((32, 32)), 3).clip(20, 235)
     local = base.copy()
-    local[8:12, 8:12] += 12  # as a swapped face differs: in one place
+    local[8:12, 8:12] += 12  # a swapped face differs in one block
     everywhere = base + rng.normal(0, 5, base.shape)  # 4 grey levels in every block
     dim = [100 + 0.025 * base, 100 + 0.025 * (base + 0.4 * base.T)]  # nearly black, and alike
     versions = [base, 0.9 * base + 8, local, everywhere, *dim]
@@ -318,26 +298,26 @@ def rows_of_files(n: int, seed: int = 0) -> pd.DataFrame:
     table = pd.DataFrame({"split": np.repeat(SPLITS, n), "label": np.tile([0, 1], 3 * n // 2)})
     table["bytes"] = rng.integers(5000, 9000, 3 * n)
     table = table.assign(width=256, height=256, jpeg_tables="a")
-    for name in (*image_statistics.STATISTICS, *image_statistics.COLOURS):
+    for name in (*image_statistics.STATISTICS, *image_statistics.COLOURS, "transparency"):
         table[name] = rng.normal(100, 10, 3 * n)
     return table
 
 
-def test_shortcuts_are_warned_of_only_where_they_are():
+def test_shortcuts_are_reported_only_where_they_are():
     table = rows_of_files(600).assign(jpeg_quality=90.0)
     assert not any(row["warning"] for row in find_shortcuts(table))
     table.loc[(table.split == "Train") & (table.label == 1), "bytes"] += 3000
     table.loc[(table.split == "Test") & (table.label == 1), "jpeg_tables"] = "b"
-    rows = {(row["split"], row["traits"]): row for row in find_shortcuts(table)}
+    rows = {(row["split"], row["attributes"]): row for row in find_shortcuts(table)}
     warned = {key for key, row in rows.items() if row["warning"]}
     expected = {("Train", "file size"), ("Test", "JPEG tables")}
-    assert warned == expected | {("Train", "all traits"), ("Test", "all traits")}
+    assert warned == expected | {("Train", "all attributes"), ("Test", "all attributes")}
     row = rows["Train", "file size"]
     assert 0.9 < row["low"] < row["auc"] < row["high"] <= 1 and "file size" in row["warning"]
     assert rows["Validation", "file size"]["low"] < 0.5 < rows["Validation", "file size"]["high"]
 
 
-def test_too_few_images_give_no_verdict():
+def test_too_few_images_give_no_warning():
     rows = find_shortcuts(rows_of_files(20))
     assert rows and all(row["auc"] is None and not row["warning"] for row in rows)
 
@@ -360,3 +340,24 @@ def test_shift_has_its_sign_and_size():
     there = table.saturation[table.split == "Train"].to_numpy()
     delta = np.sign(here[:, None] - there).mean()
     assert row["cliffs_delta"] == pytest.approx(delta)
+
+
+def test_transparency_that_predicts_the_label_is_reported():
+    table = rows_of_files(120).assign(jpeg_quality=90.0, transparency=0.0)
+    table.loc[(table.split == "Train") & (table.label == 1), "transparency"] = 0.5
+    warnings = [row["warning"] for row in find_shortcuts(table) if row["warning"]]
+    assert any(text.startswith("Train: transparency alone predicts the label") for text in warnings)
+
+
+def test_an_audit_by_other_rules_is_repeated(data, tmp_path, monkeypatch):
+    Image.open(data / "Train/Real/0.jpg").save(data / "Test/Real/copy.jpg", quality=60)
+    assert run_audit(data, tmp_path / "out")["duplicates"]["near"]["pairs"] == 1
+    read = count_measured(monkeypatch)
+    monkeypatch.setattr(duplicates, "MIN_CORRELATION", 1.1)
+    monkeypatch.setitem(duplicates.RULES, "min_correlation", 1.1)
+    assert run_audit(data, tmp_path / "out")["duplicates"]["near"]["pairs"] == 0
+    assert not read, "the measurements do not depend on the rules"
+    monkeypatch.setattr(scan, "VERSION", scan.VERSION + 1)
+    (tmp_path / "out" / "summary.json").unlink()
+    run_audit(data, tmp_path / "out")
+    assert len(read) == 25, "other measurements need the images"

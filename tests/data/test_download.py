@@ -1,4 +1,4 @@
-"""Downloads from a stand-in for Kaggle on 127.0.0.1 that speaks what kagglehub asks for."""
+"""Downloads from a fake Kaggle server on 127.0.0.1 that implements what kagglehub requests."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from kagglesdk import kaggle_env
 from PIL import Image
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
-from dfd_utils.data import download
+from dfd_utils.data import download as download_module
 from dfd_utils.data.download import DATASETS, KaggleDataset, download, split_of_video
 
 
@@ -45,15 +45,15 @@ def kaggle_layout(pattern="Dataset/{split}/{name}/{name}_{i}.jpg", lower=False, 
     return members
 
 
-class StandIn(ThreadingHTTPServer):
-    """Serves one archive as Kaggle does: the API redirects to a storage that resumes."""
+class FakeKaggle(ThreadingHTTPServer):
+    """Serves one archive: the API redirects to a storage that supports ranges."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.archive = b""
         self.status = 200
-        self.cut_after = None  # bytes of a response after which the connection breaks, once each
-        self.cuts = 0  # how often it still breaks
+        self.cut_after = None  # bytes of a response after which the connection breaks
+        self.cuts = 0  # how many more times it breaks
         self.ranges = []
 
 
@@ -91,8 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/zip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        # kagglehub asks again with Range as soon as it sees a part on disk; only bodies that are
-        # read to the end count as cut.
+        # kagglehub requests a range as soon as a part is on the disk, and ignores the first body.
         if self.server.cuts and (start or len(self.server.ranges) == 1):
             self.server.cuts -= 1
             self.wfile.write(body[: self.server.cut_after])
@@ -110,13 +109,13 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kaggle(monkeypatch, tmp_path):
-    """The stand-in, as the only Kaggle there is; every run starts without credentials."""
+    """A server in place of Kaggle; there are no credentials."""
     for name in list(os.environ):
         if name.startswith(("KAGGLE", "DISABLE_KAGGLE")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "home"))
-    server = StandIn()
+    server = FakeKaggle()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -132,7 +131,7 @@ def images_of(folder) -> dict:
 
 
 def check_nothing_left(tmp_path, folder):
-    """No data set, no half one, and nothing but kagglehub's cache beside it."""
+    """No data set, complete or partial, and no file outside kagglehub's cache."""
     assert not folder.exists()
     assert {p.name for p in folder.parent.glob("*")} <= {".kagglehub"}
     assert {p.name for p in tmp_path.iterdir()} <= {"data", "home"}
@@ -156,7 +155,7 @@ def failure(folder, name="openforensics") -> str:
     ],
     ids=["as published", "lower case", "nested deeper"],
 )
-def test_ends_in_the_one_layout(kaggle, tmp_path, members, capfd):
+def test_any_layout_becomes_the_projects_layout(kaggle, tmp_path, members, capfd):
     extra = {"Dataset/readme.txt": b"-", "__MACOSX/Dataset/Train/Real/._x.jpg": b"-"}
     extra |= {"Dataset/Train/Real/Thumbs.db": b"-"}
     kaggle.archive = archive(members | extra)
@@ -172,14 +171,14 @@ def test_ends_in_the_one_layout(kaggle, tmp_path, members, capfd):
     assert all(p.stat().st_nlink == 2 for p in files), "linked, not copied"
     warnings = [line for line in capfd.readouterr().err.splitlines() if "published" in line]
     assert len(warnings) == 6
-    assert "Train/Real has 3 images where 70,000 were published" in warnings[0]
-    kaggle.status = 500  # a second call asks nobody
+    assert "Train/Real has 3 images, but 70,000 were published" in warnings[0]
+    kaggle.status = 500  # a second call sends no request
     assert download("openforensics", folder) == folder
     next((folder / "Test" / "Fake").iterdir()).unlink()
     assert "lost images" in failure(folder)
 
 
-def test_names_of_splits_vary(kaggle, tmp_path, monkeypatch, capfd):
+def test_other_names_of_splits_are_recognised(kaggle, tmp_path, monkeypatch, capfd):
     members = kaggle_layout("{split}/{name}/{i}.jpg", lower=True)
     kaggle.archive = archive({k.replace("validation", "valid"): v for k, v in members.items()})
     published = dict.fromkeys(SPLITS, (3, 3))
@@ -192,8 +191,8 @@ def test_names_of_splits_vary(kaggle, tmp_path, monkeypatch, capfd):
     }
 
 
-def test_default_folder_and_cache_lie_under_the_data_folder(kaggle, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "DATA_DIR", tmp_path / "data")
+def test_the_default_folder_and_cache_are_in_the_data_folder(kaggle, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_module, "DATA_DIR", tmp_path / "data")
     kaggle.archive = archive(kaggle_layout())
     assert download() == tmp_path / "data" / "openforensics"
     assert (tmp_path / "data" / ".kagglehub" / "datasets" / "manjilkarki").is_dir()
@@ -216,7 +215,7 @@ def test_faces_of_videos_are_split_by_source_video(kaggle, tmp_path, capfd):
     )
     kaggle.archive = archive(members | {"metadata.csv": table.getvalue().encode()})
     folder = download("dfdc-faces", tmp_path / "data" / "dfdc")
-    assert "all/Real has 60 images where 16,293 were published" in capfd.readouterr().err
+    assert "all/Real has 60 images, but 16,293 were published" in capfd.readouterr().err
     split_of = {p.stem: (p.parent.parent.name, p.parent.name) for p in folder.rglob("*.jpg")}
     assert len(split_of) == 180
     for i in range(60):
@@ -228,8 +227,8 @@ def test_faces_of_videos_are_split_by_source_video(kaggle, tmp_path, capfd):
     assert 0.08 < shares.count("Validation") / 5000 < 0.12
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke_off(kaggle, tmp_path):
-    members = kaggle_layout() | {"Dataset/large.bin": os.urandom(5_000_000)}  # 1 MB is a step
+def test_a_lost_connection_is_resumed(kaggle, tmp_path):
+    members = kaggle_layout() | {"Dataset/large.bin": os.urandom(5_000_000)}  # steps of 1 MB
     kaggle.archive = archive(members)
     kaggle.cuts, kaggle.cut_after = 2, 1_500_000
     folder = download("openforensics", tmp_path / "data" / "faces")
@@ -237,7 +236,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke_off(kaggle, tmp_path):
     assert [start for start in kaggle.ranges if start] == [2**20, 2**21]
 
 
-def test_a_connection_that_breaks_at_once_each_time_is_given_up(kaggle, tmp_path):
+def test_a_connection_without_progress_is_abandoned(kaggle, tmp_path):
     kaggle.archive = archive(kaggle_layout())
     kaggle.cuts, kaggle.cut_after = 1000, 10
     folder = tmp_path / "data" / "faces"
@@ -246,7 +245,7 @@ def test_a_connection_that_breaks_at_once_each_time_is_given_up(kaggle, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["truncated", "corrupted", "not a zip file"])
-def test_a_damaged_archive_is_removed_and_fetched_anew(kaggle, tmp_path, damage):
+def test_a_damaged_archive_is_removed_and_downloaded_again(kaggle, tmp_path, damage):
     whole = archive(kaggle_layout())
     middle = whole.find(b"\xff\xd8") + 300
     kaggle.archive = {
@@ -265,7 +264,7 @@ def test_a_damaged_archive_is_removed_and_fetched_anew(kaggle, tmp_path, damage)
 @pytest.mark.parametrize(
     ("status", "words"), [(404, "no such data set"), (401, "token"), (403, "token"), (503, "later")]
 )
-def test_a_refusal_is_explained(kaggle, tmp_path, status, words):
+def test_refusals_are_explained(kaggle, tmp_path, status, words):
     kaggle.status = status
     folder = tmp_path / "data" / "faces"
     message = failure(folder)
@@ -352,7 +351,7 @@ def test_a_disk_that_fills_up_while_unpacking(kaggle, tmp_path, monkeypatch):
     check_nothing_left(tmp_path, folder)
     kaggle.ranges.clear()
     download("openforensics", folder)
-    assert kaggle.ranges == [0], "the archive is asked for, found complete and kept"
+    assert kaggle.ranges == [0], "the complete archive is kept"
 
 
 def test_an_interrupted_layout_is_redone(kaggle, tmp_path, monkeypatch):
@@ -360,22 +359,22 @@ def test_an_interrupted_layout_is_redone(kaggle, tmp_path, monkeypatch):
     folder = tmp_path / "data" / "faces"
     seen = []
 
-    def interrupted(file, place):
-        seen.append(place)
-        assert not folder.exists(), "a kill here would leave half a data set"
+    def interrupted(file, target):
+        seen.append(target)
+        assert not folder.exists(), "a partial data set would remain"
         if len(seen) == 7:
             raise KeyboardInterrupt
-        os.link(file, place)
+        os.link(file, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(download, "_link", interrupted)
+        patch.setattr(download_module, "_link", interrupted)
         download("openforensics", folder)
     assert not folder.exists()
-    (folder.parent / ".faces.partial" / "Train" / "Real").mkdir(parents=True)  # as a kill leaves it
+    (folder.parent / ".faces.partial" / "Train" / "Real").mkdir(parents=True)  # of a killed process
     (folder.parent / ".faces.partial" / "Train" / "Real" / "half.jpg").write_bytes(b"half")
     kaggle.ranges.clear()
     assert len(images_of(download("openforensics", folder))) == 18
-    assert not kaggle.ranges, "the archive is not fetched twice"
+    assert not kaggle.ranges, "the archive is not downloaded twice"
 
 
 def test_without_hard_links(kaggle, tmp_path, monkeypatch):
@@ -391,7 +390,7 @@ def test_without_hard_links(kaggle, tmp_path, monkeypatch):
     assert len(images_of(folder)) == 18 and not any(p.is_symlink() for p in folder.rglob("*"))
 
 
-def test_the_input_attached_in_a_kaggle_notebook_is_used(kaggle, tmp_path, monkeypatch):
+def test_a_kaggle_notebook_uses_its_attached_input(kaggle, tmp_path, monkeypatch):
     attached = tmp_path / "input" / "attached"
     for name, content in kaggle_layout().items():
         (attached / name).parent.mkdir(parents=True, exist_ok=True)
@@ -401,16 +400,16 @@ def test_the_input_attached_in_a_kaggle_notebook_is_used(kaggle, tmp_path, monke
     monkeypatch.setenv("KAGGLE_USER_SECRETS_TOKEN", "secret")
     monkeypatch.setenv("KAGGLE_DATA_PROXY_TOKEN", "secret")
     monkeypatch.setenv("KAGGLE_CACHE_MOUNT_FOLDER", str(tmp_path / "input"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: pytest.fail("nothing is to be fetched"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: pytest.fail("nothing is downloaded"))
     folder = download("openforensics", tmp_path / "data" / "faces")
     assert len(images_of(folder)) == 18 and len(images_of(attached)) == 18
-    assert not kaggle.ranges, "nothing was fetched"
+    assert not kaggle.ranges, "nothing was downloaded"
 
 
-def test_foreign_folders_and_names_are_refused(tmp_path):
+def test_other_folders_and_unknown_names_are_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    assert "does not hold" in failure(tmp_path / "mine")
+    assert "does not contain" in failure(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     message = failure(tmp_path / "other", "imagenet")
     assert all(name in message for name in ("imagenet", *DATASETS))

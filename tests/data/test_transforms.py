@@ -1,15 +1,16 @@
+"""Transforms and degradations."""
+
 import pytest
 import torch
 from torchvision.transforms import v2
 
+from dfd_utils.data.dataset import read_image
 from dfd_utils.data.transforms import DEGRADATIONS, MEAN, STD, degrade, eval_transform, normalize
 
 
 @pytest.fixture
 def portrait(tiny_sample):
-    from dfd_utils.data.dataset import read_image
-
-    return read_image(tiny_sample / "Train" / "Real" / "0000.jpg")
+    return read_image(tiny_sample.path / "Train" / "Real" / "0000.jpg")
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)

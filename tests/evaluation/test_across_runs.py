@@ -1,76 +1,158 @@
-"""Runs beside each other: other seeds, other data sets, and what each model costs."""
+"""Models side by side: other seeds, other data sets, and what each model costs."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
-from dfd_utils import config
-from dfd_utils.evaluation import across_runs, cost, evaluate
+from dfd_utils import cli, config
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.evaluation import across_runs, cost
+from dfd_utils.evaluation.across_runs import runs_with_other_seeds, seed_metrics
+from dfd_utils.evaluation.evaluate import evaluate
+from dfd_utils.models.trained import TrainedModel, find_models, models_by_title
+from dfd_utils.reporting.evaluation_text import data_set_matrix
+from tests.conftest import quiet, write_split
+
+NAME = "efficientnet_b0"
 
 
 @pytest.fixture
-def several(trained_run, easy_data, tiny_sample, tmp_path, monkeypatch):
-    """ResNet50 as trained, as if with seed 1, and as if with another lr; two data sets."""
-    seed1 = {"seed": 1, "max_hours": 4.0, "checkpoint_minutes": 1.0}  # the last two change nothing
-    for name, change in (("easy", {}), ("easy-seed1", seed1), ("easy-lr", {"lr": 1.0})):
-        folder = tmp_path / "build" / "runs" / name / "resnet50"
-        shutil.copytree(trained_run / "resnet50", folder, ignore=shutil.ignore_patterns("check*"))
-        told = json.loads((folder / "config.json").read_text())
-        told["settings"] |= change
-        (folder / "config.json").write_text(json.dumps(told))
-    (tmp_path / "data" / "unfinished").mkdir(parents=True)
-    for data in (easy_data, tiny_sample):
-        (tmp_path / "data" / data.name).symlink_to(data)
-    monkeypatch.setattr(config, "BUILD_DIR", tmp_path / "build")
-    monkeypatch.setattr(config, "DATA_DIR", tmp_path / "data")
-    return tmp_path / "build" / "runs"
+def runs(trained_run, tmp_path):
+    """A folder of runs that are copies of one model, recorded as if they had other settings."""
+    trainings = {
+        "easy": {},
+        # The last two do not change the result.
+        "easy-seed1": {"settings": {"seed": 1, "max_hours": 4.0, "checkpoint_minutes": 1.0}},
+        "easy-lr": {"settings": {"seed": 2, "lr": 1.0}},
+        "easy-imagenet": {"settings": {"seed": 3}, "initial_weights": "imagenet"},
+        "easy-data": {"settings": {"seed": 4}, "data_fingerprint": "0123456789abcdef"},
+        "easy-excluded": {"settings": {"seed": 5}},
+        "easy-damaged": {"settings": {"seed": 6}},
+    }
+    ignore = shutil.ignore_patterns("checkpoint", "metrics.json", "predictions_*", "on_*")
+    for name, changes in trainings.items():
+        folder = shutil.copytree(trained_run / NAME, tmp_path / "runs" / name / NAME, ignore=ignore)
+        content = json.loads((folder / "config.json").read_text())
+        content["settings"] |= changes.pop("settings", {})
+        (folder / "config.json").write_text(json.dumps(content | changes))
+    with open(tmp_path / "runs" / "easy-excluded" / NAME / "excluded.csv", "a") as file:
+        file.write("Train/Real/000.jpg\n")
+    (tmp_path / "runs" / "easy-damaged" / NAME / "model.json").write_text("{")
+    return tmp_path / "runs"
 
 
-def test_repeats_differ_in_the_seed_alone(several):
-    found = across_runs.runs_with_other_seeds(several / "easy" / "resnet50")
-    assert [folder.parent.name for folder in found] == ["easy", "easy-seed1"]
-    assert [
-        folder.parent.name
-        for folder in across_runs.runs_with_other_seeds(several / "easy-lr" / "resnet50")
-    ] == ["easy-lr"]
+@pytest.fixture
+def data_root(tmp_path, monkeypatch):
+    """The data folder, with one data set that has Test and one that does not."""
+    monkeypatch.setattr(config, "DATA_DIR", tmp_path / "my data")
+    (tmp_path / "my data" / "unfinished" / "Train").mkdir(parents=True)
+    write_split(tmp_path / "my data" / "faces" / "Test", images=4, seed=7)
+    return tmp_path / "my data"
 
 
-def test_seed_metrics_judge_every_repeat(several, easy_data):
-    folders = {"ResNet50": several / "easy" / "resnet50"}
-    table = across_runs.seed_metrics(folders, easy_data, log=lambda _: None)
+def contents(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_runs_with_other_seeds_differ_only_in_the_seed(runs):
+    def names(run):
+        models = runs_with_other_seeds(TrainedModel(runs / run / NAME))
+        return [model.folder.parent.name for model in models]
+
+    assert names("easy") == ["easy", "easy-seed1"]
+    assert names("easy-seed1") == ["easy-seed1", "easy"]
+    for alone in ("easy-lr", "easy-imagenet", "easy-data", "easy-excluded"):
+        assert names(alone) == [alone]
+
+
+def test_a_seed_without_results_is_reported_and_scored_only_on_request(runs, easy_data):
+    models = {"EfficientNet-B0": TrainedModel(runs / "easy" / NAME)}
+    evaluate(list(models.values()), easy_data, "Test", quiet, resamples=50)
+    before, lines = contents(runs), []
+    table = seed_metrics(models, easy_data, log=lines.append)
+    assert table["seed"].tolist() == [0]
+    (line,) = lines
+    assert f"missing: easy-seed1/{NAME} on Test of easy" in line
+    assert contents(runs) == before
+    table = seed_metrics(models, easy_data, score_missing=True, log=quiet)
     assert table["seed"].tolist() == [0, 1]
-    entry = evaluate.read_metrics(several / "easy-seed1" / "resnet50", "Test")
+    entry = TrainedModel(runs / "easy-seed1" / NAME).metrics(easy_data, "Test")
     assert table["auc"].tolist()[1] == entry["auc"]
+    # Existing results are left alone, whatever their number of resamples.
+    assert models["EfficientNet-B0"].metrics(easy_data, "Test")["resamples"] == 50
 
 
-def test_every_model_meets_every_data_set_by_itself(several, easy_data):
-    (several / "easy-lr" / "resnet50" / "model.safetensors").write_bytes(b"broken")
-    (several / "easy-lr" / "resnet50" / "metrics.json").unlink(missing_ok=True)
-    lines = []
-    table = across_runs.across_data_sets(easy_data, log=lines.append)
-    assert table["tested_on"].tolist() == ["easy", "tiny"]
-    assert table["run"].tolist() == ["easy", "easy"]  # the other seed is a repeat
+def test_results_on_other_data_sets_are_read_or_named(runs, easy_data, data_root):
+    model = TrainedModel(runs / "easy" / NAME)
+    evaluate([model], easy_data, "Test", quiet, resamples=50)
+    own, other = across_runs.data_sets(easy_data)
+    assert (own, other.path) == (easy_data, data_root / "faces")
+    before, lines = contents(runs), []
+    table = across_runs.across_data_sets([model], [own, other], log=lines.append)
+    assert table["tested_on"].tolist() == ["easy"]
+    assert not other.audit_folder.exists()
+    assert contents(runs) == before
+    # The line contains the command that adds the result.
+    (line,) = lines
+    assert f"missing: easy/{NAME} on Test of faces" in line
+    _, command, _ = line.split("`")
+    assert cli.main(shlex.split(command)[1:]) == 0
+    table = across_runs.across_data_sets([model], across_runs.data_sets(easy_data), log=pytest.fail)
+    assert table["tested_on"].tolist() == ["easy", "faces"]
+    assert table["trained_on"].tolist() == ["easy", "easy"]
     assert table["images"].tolist() == [16, 8]
-    assert any("left out" in line and "easy-lr" in line for line in lines)
-    own = across_runs.across_data_sets(easy_data, everything=False, log=lines.append)
-    assert own["tested_on"].tolist() == ["easy"]
+
+
+def test_missing_results_are_scored_and_broken_models_left_out(runs, easy_data, data_root):
+    (runs / "easy-lr" / NAME / "model.safetensors").write_bytes(b"broken")
+    models = [TrainedModel(runs / name / NAME) for name in ("easy-lr", "easy")]
+    data_sets, lines = across_runs.data_sets(easy_data), []
+    table = across_runs.across_data_sets(models, data_sets, score_missing=True, log=lines.append)
+    assert table["run"].tolist() == ["easy", "easy"]
+    assert table["tested_on"].tolist() == ["easy", "faces"]
+    left_out = [line for line in lines if line.startswith("left out: ")]
+    assert len(left_out) == 2
+    assert all("easy-lr" in line for line in left_out)
+
+
+def test_data_sets_of_one_name_get_different_labels(runs, data_root, tmp_path):
+    write_split(tmp_path / "more" / "faces" / "Test", images=4, seed=8)
+    data_sets = [DataFolder(parent / "faces") for parent in (data_root, tmp_path / "more")]
+    model = TrainedModel(runs / "easy" / NAME)
+    table = across_runs.across_data_sets([model], data_sets, score_missing=True, log=quiet)
+    expected = [f"faces ({data.fingerprint[:8]})" for data in data_sets]
+    assert table["tested_on"].tolist() == expected
+    assert data_set_matrix(table).columns[2:].tolist() == [f"on {name}" for name in expected]
+
+
+def test_two_models_of_one_architecture_stay_two(runs, easy_data):
+    shutil.copytree(runs / "easy" / NAME, runs / "easy" / "second")
+    models = models_by_title(find_models(runs / "easy"))
+    assert list(models) == [f"EfficientNet-B0 ({name})" for name in (NAME, "second")]
+    evaluate(list(models.values()), easy_data, "Test", quiet, resamples=50)
+    seeds = seed_metrics(models, easy_data, log=quiet)
+    assert seeds["model"].tolist() == list(models)
+    matrix = data_set_matrix(across_runs.across_data_sets(list(models.values()), [easy_data]))
+    assert matrix.index.tolist() == [NAME, "second"]
 
 
 def test_cost_of_a_model(trained_run):
-    folder = trained_run / "resnet50"
-    found = cost.model_cost(folder)
+    model = TrainedModel(trained_run / "resnet50")
+    costs = cost.model_cost(model)
     # He et al. 2016, table 1: 3.8 billion multiply-adds at 224 px; torchvision's v1.5 has 4.1, of
     # which 32 px need (32 / 224)^2
-    assert found["GFLOPs an image"] == pytest.approx(2 * 4.1 * (32 / 224) ** 2, rel=0.02)
-    assert found["parameters (million)"] == pytest.approx(23.5, abs=0.05)  # 25.6 less the head
-    size = (folder / "model.safetensors").stat().st_size
-    assert found["weights on disk (MB)"] == pytest.approx(size / 1e6)
-    assert cost.training_cost(folder)["epochs"] == 2
+    assert costs["GFLOPs per image"] == pytest.approx(2 * 4.1 * (32 / 224) ** 2, rel=0.02)
+    # 25.6 million minus the layer for ImageNet's 1000 classes
+    assert costs["parameters (million)"] == pytest.approx(23.5, abs=0.05)
+    assert costs["weights on disk (MB)"] == pytest.approx(model.weights_file.stat().st_size / 1e6)
+    assert cost.training_cost(model)["epochs"] == 2
 
 
-def test_scoring_is_measured_in_its_own_process(trained_run):
-    found = cost.scoring_cost(trained_run / "efficientnet_b0")
-    assert found["one image (ms)"] > 0
-    assert 10 < found["peak memory (MB)"] < 2000
-    assert found[f"images/s in batches of {cost.BATCH_SIZE}"] > 0
+def test_scoring_is_measured(trained_run):
+    costs = cost.scoring_cost(TrainedModel(trained_run / NAME))
+    assert costs["one image (ms)"] > 0
+    assert costs[f"images/s in batches of {cost.BATCH_SIZE}"] > 0
+    assert ("peak memory (MB)" in costs) == (costs["scored on"] != "cpu")

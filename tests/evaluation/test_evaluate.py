@@ -1,10 +1,18 @@
+"""Evaluation: predictions and metrics, when they are reused, and degraded images."""
+
 import json
+import math
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.special import expit
 from sklearn.metrics import (
     accuracy_score,
@@ -15,189 +23,305 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from statsmodels.stats.proportion import proportion_confint
-from torchvision.io import read_image
 
+from dfd_utils import cli
 from dfd_utils.config import UserError
 from dfd_utils.data import transforms
-from dfd_utils.evaluation import evaluate, robustness
-from dfd_utils.models import gradcam
-from dfd_utils.models.trained import load_model
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.evaluation import evaluate as evaluate_module
+from dfd_utils.evaluation import robustness
+from dfd_utils.evaluation.evaluate import (
+    evaluate,
+    score_split,
+    select_error_examples,
+    update_metrics_file,
+)
+from dfd_utils.models.trained import TrainedModel, find_models
 from dfd_utils.stats import metrics
+from tests.conftest import quiet, write_split
+
+NAME = "efficientnet_b0"
+
+
+def copy_model(folder: Path, to: Path) -> TrainedModel:
+    """Return a copy of a trained model, without its results."""
+    names = "checkpoint", "metrics.json", "*.csv", "on_*"
+    return TrainedModel(shutil.copytree(folder, to, ignore=shutil.ignore_patterns(*names)))
 
 
 @pytest.fixture(scope="module")
-def judged(trained_run, easy_data):
-    return evaluate.evaluate([trained_run], easy_data, "Test", log=lambda _: None, resamples=100)
+def run(trained_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated") / "easy"
+    for name in ("resnet50", NAME):
+        copy_model(trained_run / name, folder / name)
+    return folder
 
 
-def test_every_model_of_the_folder_is_judged(judged, trained_run):
-    assert set(judged.index) == {"resnet50", "efficientnet_b0"}
-    for name in judged.index:
-        picture = (trained_run / name / "confusion_matrix.png").read_bytes()
-        assert picture.startswith(b"\x89PNG")
+@pytest.fixture(scope="module")
+def table(run, easy_data):
+    return evaluate(find_models(run), easy_data, "Test", quiet, resamples=100)
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
-def test_a_damaged_file_is_named_and_kept(judged, trained_run, easy_data, tmp_path, name, content):
-    large = shutil.ignore_patterns("checkpoint")
-    model = shutil.copytree(trained_run / "efficientnet_b0", tmp_path / "model", ignore=large)
-    (model / name).write_text(content, encoding="latin-1")
-    with pytest.raises(UserError, match=rf"{name}: damaged; \w+"):
-        evaluate.evaluate([model], easy_data, "Test", log=lambda _: None, resamples=10)
-    assert (model / name).read_text(encoding="latin-1") == content
+@pytest.fixture
+def model(trained_run, tmp_path):
+    return copy_model(trained_run / NAME, tmp_path / "run" / NAME)
 
 
-def test_metrics_are_those_of_the_predictions_file(judged, trained_run):
-    for name, row in judged.iterrows():
-        table = pd.read_csv(trained_run / name / "predictions_Test.csv")
-        assert list(table.columns) == ["path", "label", "score"]
-        assert all((table["label"] == 1) == table["path"].str.startswith("Test/Fake/"))
-        entry = json.loads((trained_run / name / "metrics.json").read_text())
-        assert entry["positive_class"] == "Fake"
-        called = table["score"] >= 0.5
-        assert np.isclose(entry["Test"]["auc"], roc_auc_score(table["label"], table["score"]))
-        assert np.isclose(entry["Test"]["accuracy"], accuracy_score(table["label"], called))
-        assert np.isclose(entry["Test"]["f1"], f1_score(table["label"], called, zero_division=0))
-        low, high = entry["Test"]["intervals"]["auc"]
-        assert low <= entry["Test"]["auc"] <= high
-        assert row["auc"] == entry["Test"]["auc"]
-        expected = confusion_matrix(table["label"], called, labels=[0, 1])
-        assert (metrics.confusion(table["label"], table["score"]) == expected).all()
+def make_test_data(folder: Path, seed: int = 5) -> DataFolder:
+    """Make a data set that has only Test, with 4 images per class."""
+    write_split(folder / "Test", images=4, seed=seed)
+    return DataFolder(folder)
 
 
-def test_scores_are_calibrated_by_the_models_temperature(judged, trained_run, easy_data):
-    folder = trained_run / "resnet50"
-    model, description = load_model(folder)
-    table = pd.read_csv(folder / "predictions_Test.csv")
-    resize = transforms.eval_transform(description["image_size"])
-    images = torch.stack([resize(read_image(str(easy_data / path))) for path in table["path"]])
-    with torch.inference_mode():
-        logits = model(images).numpy().astype("float64")
-    assert abs(description["temperature"] - 1) > 0.01
-    expected = expit((logits[:, 1] - logits[:, 0]) / description["temperature"])
-    assert table["score"].to_numpy() == pytest.approx(expected, abs=1e-4)
+# Results
 
 
-def test_kept_predictions_are_not_made_again(judged, trained_run, easy_data):
-    lines = []
-    evaluate.evaluate([trained_run], easy_data, "Test", log=lines.append, resamples=100)
-    assert lines == []
-    place = trained_run / "resnet50" / "predictions_Test.csv"
-    whole = place.read_text()
-    place.write_text(whole[: len(whole) // 2] + "x")
-    evaluate.evaluate([trained_run], easy_data, "Test", log=lines.append, resamples=100)
-    assert len(lines) == 1
-    assert place.read_text() == whole
+def test_metrics_are_those_of_the_predictions_file(table, run):
+    assert set(table.index) == {"resnet50", NAME}
+    for name, row in table.iterrows():
+        predictions = pd.read_csv(run / name / "predictions_Test.csv")
+        assert list(predictions.columns) == ["path", "label", "score"]
+        labels, scores = predictions["label"], predictions["score"]
+        assert all((labels == 1) == predictions["path"].str.startswith("Test/Fake/"))
+        content = json.loads((run / name / "metrics.json").read_text())
+        assert content["positive_class"] == "Fake"
+        entry, called = content["Test"], scores >= 0.5
+        assert np.isclose(entry["auc"], roc_auc_score(labels, scores))
+        assert np.isclose(entry["accuracy"], accuracy_score(labels, called))
+        assert np.isclose(entry["f1"], f1_score(labels, called, zero_division=0))
+        low, high = entry["intervals"]["auc"]
+        assert low <= entry["auc"] <= high
+        assert row["auc"] == entry["auc"]
+        expected = confusion_matrix(labels, called, labels=[0, 1])
+        assert (metrics.confusion(labels, scores) == expected).all()
 
 
-def test_other_data_do_not_replace_a_models_own_predictions(judged, trained_run, tiny_sample):
-    own = (trained_run / "resnet50" / "predictions_Test.csv").read_text()
-    folder = trained_run / "resnet50"
-    evaluate.evaluate([folder], tiny_sample, "Test", log=lambda _: None, resamples=50)
-    assert (folder / "predictions_Test.csv").read_text() == own
-    assert len(pd.read_csv(folder / "on_tiny" / "predictions_Test.csv")) == 8
-
-
-def test_what_is_kept_of_a_model_is_in_its_metrics(judged, trained_run):
-    folder = trained_run / "resnet50"
-    entry = evaluate.read_metrics(folder, "Test")
-    table = pd.read_csv(folder / "predictions_Test.csv")
-    told = json.loads((folder / "model.json").read_text())
-    raw = metrics.remove_temperature(table["score"], told["temperature"])
-    before = entry["before_temperature"]
-    assert np.isclose(before["log_loss"], log_loss(table["label"], raw, labels=[0, 1]))
-    called = table["score"] >= told["threshold"]
-    chosen = entry["at_validation_threshold"]
-    assert chosen["threshold"] == told["threshold"]
-    assert np.isclose(chosen["accuracy"], accuracy_score(table["label"], called))
-    best = [balanced_accuracy_score(table["label"], table["score"] >= cut)
-            for cut in np.linspace(0, 1, 201)]  # fmt: skip
+def test_metrics_at_the_chosen_threshold_and_before_calibration(table, run, easy_data):
+    model = TrainedModel(run / "resnet50")
+    entry, predictions = model.metrics(easy_data, "Test"), model.predictions(easy_data, "Test")
+    labels, scores = predictions["label"], predictions["score"]
+    raw = metrics.remove_temperature(scores, model.description.temperature)
+    before, chosen = entry["before_temperature"], entry["at_validation_threshold"]
+    assert np.isclose(before["log_loss"], log_loss(labels, raw, labels=[0, 1]))
+    assert chosen["threshold"] == model.description.threshold
+    assert np.isclose(chosen["accuracy"], accuracy_score(labels, scores >= chosen["threshold"]))
+    best = [balanced_accuracy_score(labels, scores >= cut) for cut in np.linspace(0, 1, 201)]
     assert entry["oracle"]["balanced_accuracy"] >= max(best) - 1e-12
-    assert "intervals" not in entry["oracle"]  # a bound, no result
+    assert "intervals" not in entry["oracle"]  # a bound, not a result
     for part in (entry, before, chosen):
         for name, (low, high) in part["intervals"].items():
             assert low <= part[name] <= high or name == "expected_calibration_error"
 
 
-def test_telling_images_are_mistakes_and_doubts():
+def test_scores_are_calibrated_by_the_models_temperature(table, run, easy_data):
+    model = TrainedModel(run / "resnet50")
+    predictions, temperature = model.predictions(easy_data, "Test"), model.description.temperature
+    resize = transforms.eval_transform(model.description.image_size)
+    pixels = [np.array(Image.open(easy_data.path / path)) for path in predictions["path"]]
+    images = [resize(torch.from_numpy(array).permute(2, 0, 1)) for array in pixels]
+    with torch.inference_mode():
+        logits = model.load()(torch.stack(images)).numpy().astype("float64")
+    assert abs(temperature - 1) > 0.01
+    expected = expit((logits[:, 1] - logits[:, 0]) / temperature)
+    assert predictions["score"].to_numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_two_evaluations_write_the_same_bytes(trained_run, easy_data, tmp_path):
+    contents = []
+    for name in ("one", "two"):
+        model = copy_model(trained_run / NAME, tmp_path / name / NAME)
+        evaluate([model], easy_data, "Test", quiet, resamples=50)
+        robustness.degraded_predictions([model], easy_data, severities=(5,), images=4)
+        files = "predictions_Test.csv", "degraded_Validation.csv", "metrics.json"
+        contents.append([(model.folder / file).read_bytes() for file in files])
+    assert contents[0] == contents[1]
+
+
+def test_a_data_set_needs_only_the_split_that_is_evaluated(model, tmp_path, capsys):
+    data = make_test_data(tmp_path / "faces")
+    assert cli.main(["evaluate", "--data", str(data.path), str(model.folder)]) == 0
+    folder = model.results_folder(data)
+    assert str(folder) in capsys.readouterr().out
+    assert (folder / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert len(model.predictions(data, "Test")) == 8
+    with pytest.raises(UserError, match="Train/Real"):
+        evaluate([model], data, "Train", quiet)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
+def test_a_damaged_file_is_named_and_kept(table, run, easy_data, tmp_path, name, content):
+    folder = shutil.copytree(run / NAME, tmp_path / "model")
+    (folder / name).write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=rf"{name}: damaged; \w+"):
+        evaluate([TrainedModel(folder)], easy_data, "Test", quiet, resamples=10)
+    assert (folder / name).read_text(encoding="latin-1") == content
+
+
+# Which results are reused
+
+
+def test_changed_predictions_are_scored_again(table, run, easy_data):
+    lines, file = [], run / "resnet50" / "predictions_Test.csv"
+
+    def again():
+        evaluate(find_models(run), easy_data, "Test", lines.append, resamples=100)
+
+    again()
+    assert lines == []
+    content = file.read_text()
+    score = content.splitlines()[1].split(",")[2]
+    file.write_text(content.replace(score, str(1 - float(score))))
+    with pytest.raises(UserError, match=r"predictions_Test\.csv: missing or changed"):
+        TrainedModel(run / "resnet50").predictions(easy_data, "Test")
+    again()
+    assert len(lines) == 1
+    assert file.read_text() == content
+
+
+def test_more_resamples_give_new_intervals_without_scoring(model, easy_data, monkeypatch):
+    evaluate([model], easy_data, "Test", quiet, resamples=100)
+    before = model.metrics(easy_data, "Test")
+    monkeypatch.setattr(TrainedModel, "score", None)  # scoring would fail
+    evaluate([model], easy_data, "Test", pytest.fail, resamples=3000)
+    after = model.metrics(easy_data, "Test")
+    assert (before["resamples"], after["resamples"]) == (100, 3000)
+    assert before["log_loss"] == after["log_loss"]
+    assert before["intervals"]["log_loss"] != after["intervals"]["log_loss"]
+
+
+def test_data_sets_of_one_name_do_not_overwrite_each_other(model, easy_data, tmp_path):
+    evaluate([model], easy_data, "Test", quiet, resamples=50)
+    own = (model.folder / "predictions_Test.csv").read_bytes()
+    data = [
+        make_test_data(tmp_path / parent / "faces", seed) for parent, seed in (("a", 1), ("b", 2))
+    ]
+    for data_set in data:
+        evaluate([model], data_set, "Test", quiet, resamples=50)
+    expected = {f"on_faces-{data_set.fingerprint[:8]}" for data_set in data}
+    assert {path.name for path in model.folder.glob("on_*")} == expected
+    assert len(expected) == 2
+    for data_set in data:
+        scores = score_split(model, data_set, "Test")["score"]
+        assert model.predictions(data_set, "Test")["score"].tolist() == scores.tolist()
+    assert (model.folder / "predictions_Test.csv").read_bytes() == own
+    assert len(model.predictions(easy_data, "Test")) == 16
+
+
+def assert_old_results_are_refused(model: TrainedModel, data: DataFolder) -> dict:
+    """Check that `data` has no results before it is evaluated; return them then."""
+    for results in (model.metrics, model.predictions):
+        with pytest.raises(UserError, match="not evaluated on Test"):
+            results(data, "Test")
+    lines = []
+    evaluate([model], data, "Test", lines.append, resamples=50)
+    assert len(lines) == 1
+    return model.metrics(data, "Test")
+
+
+def test_changed_images_are_scored_again(model, easy_data, tmp_path):
+    # Once for the data set that the model was trained on, once for another one.
+    own = DataFolder(shutil.copytree(easy_data.path, tmp_path / "easy"))
+    for data in (own, make_test_data(tmp_path / "faces")):
+        folder = data.path / "Test"
+        before = assert_old_results_are_refused(model, data)
+        (folder / "Real").rename(tmp_path / "swap")
+        (folder / "Fake").rename(folder / "Real")
+        (tmp_path / "swap").rename(folder / "Fake")
+        swapped = assert_old_results_are_refused(model, DataFolder(data.path))
+        assert swapped["auc"] == pytest.approx(1 - before["auc"])
+        next((folder / "Fake").iterdir()).unlink()
+        fewer = assert_old_results_are_refused(model, DataFolder(data.path))
+        assert fewer["images"] == before["images"] - 1
+
+
+def test_results_depend_on_the_exclusion_list(model, easy_data):
+    evaluate([model], easy_data, "Test", quiet, resamples=50)
+    excluded = easy_data.with_exclusions(["Test/Real/000.jpg"])
+    assert assert_old_results_are_refused(model, excluded)["images"] == 15
+
+
+def test_results_depend_on_the_weights(model, easy_data):
+    evaluate([model], easy_data, "Test", quiet, resamples=50)
+    weights = load_file(model.weights_file)
+    weights["backbone.classifier.1.bias"][0] += 0.1
+    save_file(weights, model.weights_file)
+    assert_old_results_are_refused(TrainedModel(model.folder), easy_data)
+
+
+# Files
+
+
+def test_metrics_file_is_strict_json(model):
+    entry = {"auc": math.nan, "intervals": {"auc": [-math.inf, 1.0], "f1": (np.float64("nan"), 0)}}
+    update_metrics_file(model, model.folder, "Test", entry)
+    content = json.loads((model.folder / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert content["Test"] == {"auc": None, "intervals": {"auc": [None, 1.0], "f1": [None, 0]}}
+
+
+def test_simultaneous_updates_keep_every_entry(model, monkeypatch):
+    def slow(path, content):
+        time.sleep(0.01)
+        return write_json(path, content)
+
+    write_json = evaluate_module.write_json
+    monkeypatch.setattr(evaluate_module, "write_json", slow)
+    with ThreadPoolExecutor(4) as threads:
+        names = [f"split {number}" for number in range(12)]
+        list(threads.map(lambda n: update_metrics_file(model, model.folder, n, {"name": n}), names))
+    content = json.loads((model.folder / "metrics.json").read_text())
+    assert [content[name]["name"] for name in names] == names
+
+
+def test_scores_that_are_not_numbers_end_with_one_line(model, easy_data, capsys):
+    weights = load_file(model.weights_file)
+    weights["backbone.classifier.1.bias"][0] = math.nan
+    save_file(weights, model.weights_file)
+    assert cli.main(["evaluate", "--data", str(easy_data.path), str(model.folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the model's output is not a number for 16 of 16 images" in line
+    with pytest.raises(UserError, match="not a number"):
+        robustness.degraded_predictions([TrainedModel(model.folder)], easy_data, images=4)
+    assert not (model.folder / "metrics.json").exists()
+
+
+# Examples, degraded images
+
+
+def test_error_examples_are_mistakes_and_uncertain_images():
     table = pd.DataFrame({
         "path": list("abcdef"),
         "label": [0, 0, 1, 1, 1, 0],
         "score": [0.9, 0.51, 0.2, 0.95, 0.48, 0.05],
     })  # fmt: skip
-    told = evaluate.select_error_examples(table, 2)
-    assert told["path"].tolist() == ["a", "c", "b", "e"]
-    assert told["kind"].tolist() == ["mistake"] * 2 + ["doubtful"] * 2
-    right = evaluate.select_error_examples(table.iloc[[3, 5]], 2)
-    assert right["kind"].tolist() == ["doubtful"] * 2  # no mistakes to show
+    examples = select_error_examples(table, 2)
+    assert examples["path"].tolist() == ["a", "c", "b", "e"]
+    assert examples["kind"].tolist() == ["mistake"] * 2 + ["uncertain"] * 2
+    correct = select_error_examples(table.iloc[[3, 5]], 2)
+    assert correct["kind"].tolist() == ["uncertain"] * 2  # there is no mistake
 
 
-def test_degraded_images_are_scored_once_for_all_models(trained_run, easy_data, monkeypatch):
-    folders = [trained_run / "resnet50", trained_run / "efficientnet_b0"]
-    found = robustness.degraded_predictions(folders, easy_data, "Validation", (5,), images=8)
-    for folder, frame in found.items():
+def test_degraded_images_are_scored_once_for_all_models(run, easy_data, monkeypatch):
+    models = find_models(run)
+    tables = robustness.degraded_predictions(models, easy_data, severities=(5,), images=8)
+    for model, frame in zip(models, tables, strict=True):
         clean = frame[frame["degradation"] == "none"].reset_index()
-        scores = evaluate.score_split(folder, easy_data, "Validation").iloc[::2].reset_index()
+        scores = score_split(model, easy_data, "Validation").iloc[::2].reset_index()
         assert np.allclose(clean["score"], scores["score"], atol=1e-6)
         assert (clean["path"] == scores["path"]).all()
         assert frame.groupby(["degradation", "severity"]).size().tolist() == [8] * 9
         table = robustness.degradation_table(frame).set_index("degradation")
         blurred = frame[frame["degradation"] == "blur"]
-        assert np.isclose(
-            table.loc["blur", "auc"], roc_auc_score(blurred["label"], blurred["score"])
-        )
-        right = ((blurred["score"] >= 0.5) == blurred["label"]).sum()
-        ends = proportion_confint(right, 8, method="wilson")
-        assert np.allclose(table.loc["blur", ["accuracy_low", "accuracy_high"]].tolist(), ends)
+        auc = roc_auc_score(blurred["label"], blurred["score"])
+        assert np.isclose(table.loc["blur", "auc"], auc)
+        correct = ((blurred["score"] >= 0.5) == blurred["label"]).sum()
+        interval = proportion_confint(correct, 8, method="wilson")
+        assert np.allclose(table.loc["blur", ["accuracy_low", "accuracy_high"]].tolist(), interval)
         at_half = frame.assign(score=0.49 + 0.01 * frame["label"])
         assert (robustness.degradation_table(at_half)["accuracy"] == 1).all()
-    monkeypatch.setattr(robustness, "load_model", None)  # would fail if it were scored again
-    again = robustness.degraded_predictions(folders, easy_data, "Validation", (5,), images=8)
-    for folder in folders:
-        pd.testing.assert_frame_equal(again[folder], found[folder])
-
-
-def test_two_evaluations_are_the_same_bytes(trained_run, easy_data, tmp_path):
-    made = []
-    for name in ("one", "two"):
-        folder = tmp_path / name / "resnet50"
-        folder.mkdir(parents=True)
-        for file in ("model.json", "model.safetensors", "config.json"):
-            shutil.copy(trained_run / "resnet50" / file, folder)
-        evaluate.evaluate([folder], easy_data, "Test", log=lambda _: None, resamples=50)
-        robustness.degraded_predictions([folder], easy_data, "Validation", (5,), images=4)
-        files = ("predictions_Test.csv", "degraded_Validation.csv", "metrics.json",
-                 "confusion_matrix.png")  # fmt: skip
-        made.append([(folder / file).read_bytes() for file in files])
-    assert made[0] == made[1]
-
-
-def test_a_split_not_judged_is_named(trained_run):
-    with pytest.raises(UserError, match="Train was not judged"):
-        evaluate.read_metrics(trained_run / "resnet50", "Train")
-
-
-def test_grad_cam_is_a_map_of_the_image_size(trained_run, easy_data):
-    files = sorted((easy_data / "Test" / "Fake").iterdir())[:3]
-    for name in ("resnet50", "efficientnet_b0"):
-        maps = gradcam.grad_cam(trained_run / name, files)
-        assert maps.shape == (3, 32, 32)
-        assert maps.min() >= 0
-        assert maps.max() <= 1
-
-
-def test_pointing_game_counts_peaks_inside_the_mask(tmp_path):
-    from PIL import Image
-
-    mask = np.zeros((8, 8), "uint8")
-    mask[2:4, 2:6] = 255  # 8 of 64 pixels
-    mask[0, 0] = 255  # where the peak of a map without one would be taken to lie
-    Image.fromarray(mask).save(tmp_path / "mask.png")
-    inside, outside, flat = np.zeros((3, 8, 8))
-    inside[3, 5] = outside[6, 1] = 1
-    Image.fromarray(mask.T).save(tmp_path / "turned.png")  # holds neither peak
-    masks = [tmp_path / f"{name}.png" for name in ("mask", "turned", "mask", "mask")]
-    game = gradcam.pointing_game(np.stack([inside, inside, outside, flat]), masks)
-    # Of the three other masks the first peak lies in two, the second in all.
-    assert game == {"images": 4, "hits": 1, "chance": 5 / 12}
+    monkeypatch.setattr(TrainedModel, "load", None)  # scoring would fail
+    again = robustness.degraded_predictions(models, easy_data, severities=(5,), images=8)
+    for one, other in zip(tables, again, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    with pytest.raises(TypeError):  # other images
+        robustness.degraded_predictions(models, easy_data, severities=(5,), images=4)

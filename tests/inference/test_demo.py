@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import http.client
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -19,49 +21,67 @@ from datetime import datetime
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dfd_utils import cli
 from dfd_utils.inference import demo, predict
+from dfd_utils.models.trained import find_models
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture
 def face(easy_data):
-    return easy_data / "Test" / "Fake" / "000.jpg"
+    return easy_data.path / "Test" / "Fake" / "000.jpg"
 
 
 def test_both_models_answer_side_by_side(trained_run, face):
-    told = demo.render_result(face, demo.load_run(trained_run))
+    result = demo.render_result(face, demo.load_run(trained_run))
     for name in ("resnet50", "efficientnet_b0"):
         row = predict.predict([face], trained_run / name).loc[0]
         assert (
             f'<p class="verdict">{row["label"]}</p><p>probability of Fake {row["score"]:.2f}'
-            in told
+            in result
         )
-    assert demo.CAVEAT in told
-    pictures = re.findall(r"base64,([^\"]+)", told)
-    plain, *maps = (np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures)
+    assert demo.CAVEAT in result
+    images = re.findall(r"base64,([^\"]+)", result)
+    plain, *maps = (np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))) for image in images)
     assert len(maps) == 2
     assert all(heat.shape == plain.shape for heat in maps)
 
 
-def test_what_cannot_be_read_is_said_without_markup(trained_run, tmp_path):
-    (tmp_path / "<b>.jpg").write_bytes(b"no picture")
-    told = demo.render_result(tmp_path / "<b>.jpg", demo.load_run(trained_run))
-    assert "Not judged" in told
-    assert "<b>" not in told
+def test_a_model_without_a_result_is_named_beside_the_others(trained_run, face, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(
+        trained_run / "efficientnet_b0", folder, ignore=shutil.ignore_patterns("check*")
+    )
+    weights = load_file(folder / "model.safetensors")
+    weights["backbone.classifier.1.bias"][0] = math.nan
+    save_file(weights, folder / "model.safetensors")
+    models = find_models(folder, trained_run / "resnet50")
+    result = demo.render_result(face, models)
+    assert "<strong>No result:</strong> the model&#x27;s output is not a number" in result
+    assert result.count('class="verdict"') == 1
+
+
+def test_the_reason_for_an_unreadable_image_contains_no_markup(trained_run, tmp_path):
+    (tmp_path / "<b>.jpg").write_bytes(b"no image")
+    result = demo.render_result(tmp_path / "<b>.jpg", demo.load_run(trained_run))
+    assert "Not classified" in result
+    assert "<b>" not in result
 
 
 def test_without_the_extra_one_line_says_what_to_install(trained_run, monkeypatch, capsys):
-    places = tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")
+    folders = tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo", "--run", str(trained_run)]) == 2
     assert "pip install 'dfd-utils[demo]'" in capsys.readouterr().err
-    assert places == (tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")), "put back"
+    assert folders == (tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")), "restored"
 
 
-def test_the_notebooks_button_judges_and_keeps_nothing(trained_run, face, tmp_path, monkeypatch):
+def test_the_notebooks_button_classifies_and_keeps_nothing(
+    trained_run, face, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     box = demo.upload_button(trained_run / "resnet50")
     button, answers = box.children
@@ -73,15 +93,15 @@ def test_the_notebooks_button_judges_and_keeps_nothing(trained_run, face, tmp_pa
     }
     button.value = ({**upload, "content": memoryview(face.read_bytes())},)
     row = predict.predict([face], trained_run / "resnet50").loc[0]
-    (told,) = answers.outputs
-    assert "../mine.jpg" in told["data"]["text/html"]
-    assert row["label"] in told["data"]["text/html"]
+    (output,) = answers.outputs
+    assert "../mine.jpg" in output["data"]["text/html"]
+    assert row["label"] in output["data"]["text/html"]
     assert list(tmp_path.iterdir()) == []
 
 
 @contextlib.contextmanager
 def page(run, folder):
-    """The page in a process of its own, whose temporary files lie in `folder`."""
+    """Serve the page in a process of its own, whose temporary files are in `folder`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "dfd_utils", "demo", "--run", str(run), "--port", str(port)]
@@ -99,6 +119,33 @@ def page(run, folder):
         process.wait(30)
 
 
+def test_only_pages_of_this_computer_are_answered(trained_run, tmp_path):
+    pytest.importorskip("gradio")
+
+    def status(path, method="GET", **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request(method, path, b"{}" if method == "POST" else None, headers)
+        return connection.getresponse().status
+
+    with page(trained_run / "efficientnet_b0", tmp_path) as (process, port):
+        # No other address of the computer is served.
+        listening = subprocess.run(["cat", f"/proc/{process.pid}/net/tcp"], capture_output=True)
+        assert f"0100007F:{port:04X}".encode() in listening.stdout
+        assert f"00000000:{port:04X}".encode() not in listening.stdout
+        own = f"127.0.0.1:{port}"
+        for host in (own, f"localhost:{port}"):
+            assert status("/", Host=host) == 200
+            assert status("/config", Host=host, Origin=f"http://{host}") == 200
+            assert status("/gradio_api/upload", "POST", Host=host, Origin=f"http://{host}") != 403
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}"):
+            assert status("/", Host=host) == 403
+            assert status("/gradio_api/upload", "POST", Host=host) == 403
+        for origin in ("https://evil.example", "null", f"https://{own}", "http://127.0.0.1"):
+            assert status("/config", Host=own, Origin=origin) == 403
+            assert status("/gradio_api/upload", "POST", Host=own, Origin=origin) == 403
+    assert list(tmp_path.iterdir()) == []
+
+
 class Browser:
     """Headless Chromium, driven by its DevTools protocol."""
 
@@ -111,12 +158,12 @@ class Browser:
              "--disable-background-networking", f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        place = folder / "DevToolsActivePort"
+        file = folder / "DevToolsActivePort"
         for _ in range(300):
-            if place.exists() and len(place.read_text().split()) == 2:
+            if file.exists() and len(file.read_text().split()) == 2:
                 break
             time.sleep(0.1)
-        url = f"http://127.0.0.1:{place.read_text().split()[0]}/json"
+        url = f"http://127.0.0.1:{file.read_text().split()[0]}/json"
         (target,) = (t for t in json.load(urllib.request.urlopen(url)) if t["type"] == "page")
         self.socket = websocket.create_connection(target["webSocketDebuggerUrl"], timeout=60)
         self.count, self.requests = 0, []
@@ -154,18 +201,14 @@ class Browser:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_in_a_browser_a_picture_is_judged_and_nothing_stays(trained_run, face, tmp_path):
+def test_in_a_browser_an_image_is_classified_and_nothing_stays(trained_run, face, tmp_path):
     pytest.importorskip("gradio")
     pytest.importorskip("websocket")
-    places = {name: tmp_path / name for name in ("server", "browser")}
-    for place in places.values():
-        place.mkdir()
-    with page(trained_run, places["server"]) as (process, port):
-        # On this computer alone: other addresses of the machine get no answer.
-        listening = subprocess.run(["cat", f"/proc/{process.pid}/net/tcp"], capture_output=True)
-        assert f"0100007F:{port:04X}".encode() in listening.stdout
-        assert f"00000000:{port:04X}".encode() not in listening.stdout
-        browser = Browser(places["browser"])
+    folders = {name: tmp_path / name for name in ("server", "browser")}
+    for folder in folders.values():
+        folder.mkdir()
+    with page(trained_run, folders["server"]) as (_, port):
+        browser = Browser(folders["browser"])
         try:
             browser("Page.navigate", url=f"http://127.0.0.1:{port}")
             browser.upload(face)
@@ -176,16 +219,16 @@ def test_in_a_browser_a_picture_is_judged_and_nothing_stays(trained_run, face, t
                 for name in ("efficientnet_b0", "resnet50")
             ]
             assert browser.value(verdicts) == ",".join(labels)
-            assert "no proof" in browser.value("document.body.innerText")
-            if place := os.environ.get("DFD_SCREENSHOT"):
-                picture = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-                with open(place, "wb") as file:
-                    file.write(base64.b64decode(picture))
-            kept = [p.read_bytes() for p in places["server"].rglob("*") if p.is_file()]
+            assert "It proves nothing" in browser.value("document.body.innerText")
+            if path := os.environ.get("DFD_SCREENSHOT"):
+                content = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+                with open(path, "wb") as file:
+                    file.write(base64.b64decode(content))
+            kept = [p.read_bytes() for p in folders["server"].rglob("*") if p.is_file()]
             assert face.read_bytes() not in kept
             assert browser.requests
             for url in browser.requests:
                 assert url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")), url
         finally:
             browser.close()
-    assert list(places["server"].iterdir()) == []
+    assert list(folders["server"].iterdir()) == []

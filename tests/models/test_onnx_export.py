@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dfd_utils import cli
-from dfd_utils.data.image_io import decode_untrusted
+from dfd_utils.data.dataset import read_image
 from dfd_utils.data.transforms import eval_transform
 from dfd_utils.inference import predict
-from dfd_utils.models.trained import load_model, read_description
+from dfd_utils.models.trained import TrainedModel
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -23,28 +23,29 @@ pytest.importorskip("onnxscript")
 def test_onnx_gives_the_models_numbers_for_any_batch(
     trained_run, easy_data, tmp_path, name, settings
 ):
-    model, out = tmp_path / name, tmp_path / "out" / f"{name}.onnx"
-    shutil.copytree(trained_run / name, model)
-    (model / "model.json").write_text(json.dumps(read_description(model) | settings))
-    assert cli.main(["export", "--onnx", "--model", str(model), "--out", str(out)]) == 0
+    folder, out = tmp_path / name, tmp_path / "out" / f"{name}.onnx"
+    shutil.copytree(trained_run / name, folder)
+    described = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(described | settings))
+    assert cli.main(["export", "--onnx", "--model", str(folder), "--out", str(out)]) == 0
     assert [path.name for path in out.parent.iterdir()] == [out.name]  # one file, none beside it
     onnx.checker.check_model(out, full_check=True)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
-    network, description = load_model(model)
-    files = sorted((easy_data / "Test").rglob("*.jpg"))
-    resize = eval_transform(description["image_size"])
-    images = torch.stack([resize(decode_untrusted(file)) for file in files])
+    model = TrainedModel(folder)
+    files = sorted((easy_data.path / "Test").rglob("*.jpg"))
+    resize = eval_transform(model.description.image_size)
+    images = torch.stack([resize(read_image(file)) for file in files])
     with torch.inference_mode():
-        expected = network(images).numpy()
+        expected = model.load()(images).numpy()
     for batch in (1, 3, len(files)):
         logits, scores = session.run(None, {"images": images[:batch].numpy()})
-        assert np.abs(logits - expected[:batch]).max() < 1e-4
-    table = predict.predict(files, model)
+        np.testing.assert_allclose(logits, expected[:batch], rtol=1e-5, atol=1e-4)
+    table = predict.predict(files, folder)
     assert scores == pytest.approx(table["score"].astype(float).to_numpy(), abs=1e-4)
-    told = session.get_modelmeta().custom_metadata_map
-    assert told["classes"] == "Real,Fake"
-    assert float(told["threshold"]) == description["threshold"]
-    assert told["image_size"] == "32"
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["classes"] == "Real,Fake"
+    assert float(metadata["threshold"]) == model.description.threshold
+    assert metadata["image_size"] == "32"
 
 
 def test_without_the_extra_one_line_says_what_to_install(trained_run, monkeypatch, capsys):

@@ -1,8 +1,10 @@
-"""The report: what is refused, what is shown, what is left out, and that nothing is fetched."""
+"""The report: what it refuses, contains and leaves out, and that it fetches nothing."""
 
 import re
-import time
+from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -11,24 +13,28 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dfd_utils.config import UserError
-from dfd_utils.reporting import export
+from dfd_utils.reporting import comparison_text, data_text, export
+from tests.reporting.test_comparison_text import comparison
+from tests.reporting.test_data_text import audit_summary
 
+NAMES = [
+    "0`<iframe src=x onload=alert(1)>`.jpg", "<script>alert(1)</script>", "<!-- a.jpg", "&lt;b.jpg",
+    "[a](https://x.invalid/b.jpg)", "![a](x.png)", "https://x.invalid/a.jpg", "www.x.invalid",
+    "a@x.invalid", "a | b.jpg", "*a*.jpg", "_a_ ~~b~~ :cat:", "# a", "$x^2$.jpg", "$\\input{a}$",
+    "\\begin{align} a", "``", "a\nb.jpg", "#a[b] = @c", "a\udcff.jpg",
+]  # fmt: skip
 PIXEL = (  # a red PNG of one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJg"
     "gg=="
 )
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="504pt" height="200pt">
 <path d="M0 0h9v9z"/></svg>"""
-STYLED = """<style type="text/css">
-#T_1_row0_col1 { background-color: #fff3c4; font-weight: bold; }
-</style><div><table id="T_1" class="dataframe"><thead><tr><th>&nbsp;</th><th>model</th><th>f1</th>
-</tr></thead><tbody><tr><th>0</th><td id="T_1_row0_col0">ResNet50</td>
-<td id="T_1_row0_col1">0.9437</td></tr></tbody></table></div><script src="https://x.invalid/a.js">
-</script>"""
+TABLE = pd.DataFrame({"model": ["ResNet50"], "f1": [0.9437]}).to_html()
+TABLE += '<script src="https://x.invalid/a.js"></script>'
 WIDE = pd.DataFrame([[0.1234] * 14]).to_html()
 
 
-def shown(mime, data):
+def displayed(mime, data):
     return new_output("display_data", {mime: data, "text/plain": "<fallback>"})
 
 
@@ -49,13 +55,16 @@ def write(folder: Path, name: str, *cells) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def fixed_date(monkeypatch):
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1731542400")
+@pytest.fixture(scope="module", autouse=True)
+def fixed_date():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1731542400")
+        yield
 
 
-@pytest.fixture
-def notebooks(tmp_path):
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("notebooks")
     (tmp_path / "plan.svg").write_text(SVG)
     first = write(
         tmp_path,
@@ -75,14 +84,14 @@ def notebooks(tmp_path):
             printed("  0%|          | 0/5 [00:00<?, ?it/s]\r100%|##########| 5/5 [00:01<00:00]\n"),
             printed("a UserWarning", name="stderr"),
             printed("\x1b[31mepoch 1\x1b[0m done\n"),
-            shown("application/vnd.jupyter.widget-view+json", {"model_id": "w"}),
+            displayed("application/vnd.jupyter.widget-view+json", {"model_id": "w"}),
             new_output(
                 "execute_result", {"text/plain": "<Figure size 700x500>"}, execution_count=1
             ),
             printed("\n"),
         ),
         code("many()", printed("".join(f"line {i} of many\n" for i in range(100)))),
-        code("draw()", shown("image/svg+xml", SVG)),
+        code("draw()", displayed("image/svg+xml", SVG)),
         new_markdown_cell("**Figure 1.1.** Faces of *Train*. Notice the border.\n\nMore prose."),
         new_markdown_cell("## Summary\n\nFirst summary.\n\n## Summary\n\nOnce more."),
     )
@@ -90,34 +99,41 @@ def notebooks(tmp_path):
         tmp_path,
         "04_evaluate",
         new_markdown_cell("# 4. Evaluate\n\nBack to [the data](01_explore_data.ipynb)."),
-        code("draw()", shown("image/png", PIXEL)),
+        code("draw()", displayed("image/png", PIXEL)),
         code(
-            "f()", shown("text/markdown", "**Figure 4.1.** Written by *code*."), tags=["hide-input"]
+            "f()",
+            displayed("text/markdown", "**Figure 4.1.** Written by *code*."),
+            tags=["hide-input"],
         ),
-        code("table", shown("text/html", STYLED)),
+        code("table", displayed("text/html", TABLE)),
         new_markdown_cell("**Table 4.1.** The metrics."),
-        code("wide", shown("text/html", WIDE), printed("z" * 300)),
+        code("wide", displayed("text/html", WIDE), printed("z" * 300)),
         new_markdown_cell("## Summary\n\nSecond summary."),
     )
     return [first, second]
 
 
-def export(notebooks, out, **options):
+def export_both(notebooks, out, **options):
     return export.export_report(notebooks, out, "Deep Fakes & Faces", "Ada L., Bo K.", **options)
 
 
+@pytest.fixture(scope="module")
+def written(notebooks, tmp_path_factory):
+    out = tmp_path_factory.mktemp("a") / "out" / "report.v1"
+    return export_both(notebooks, out, subtitle="A subtitle")
+
+
 @pytest.fixture
-def html(notebooks, tmp_path):
-    (page,) = export(notebooks, tmp_path / "out" / "report", pdf=False, subtitle="A subtitle")
-    return page.read_text(encoding="utf-8")
+def html(written):
+    return written[0].read_text(encoding="utf-8")
 
 
 def fetched(html: str) -> list[str]:
     """Addresses that a browser would fetch by itself; links that a reader follows are none."""
     html = re.sub(r'data:[^"\')]*', "", re.sub(r"<a\s[^>]*>", "", html))
-    found = re.findall(r'\s(?:src|href|data|action|poster)\s*=\s*["\']?([^"\'\s>]*)', html)
-    found += re.findall(r'(?:url\(|@import)\s*["\']?([^"\')]*)', html)
-    return [address for address in found if address and not address.startswith("#")]
+    addresses = re.findall(r'\s(?:src|href|data|action|poster)\s*=\s*["\']?([^"\'\s>]*)', html)
+    addresses += re.findall(r'(?:url\(|@import)\s*["\']?([^"\')]*)', html)
+    return [address for address in addresses if address and not address.startswith("#")]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,7 @@ def fetched(html: str) -> list[str]:
 def test_unfinished_notebook_is_refused(tmp_path, cell, words):
     path = write(tmp_path, "02_train", new_markdown_cell("# T"), code("", count=None), cell)
     with pytest.raises(UserError, match=rf"02_train.*cell 3.*fit\(\).*{words}.*run") as caught:
-        export([path], tmp_path / "report")
+        export_both([path], tmp_path / "report")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("report*"))
 
@@ -145,18 +161,90 @@ def test_other_unusable_input_is_refused(tmp_path, monkeypatch, notebooks):
         with pytest.raises(UserError, match=f"{path.name}.*run"):
             export.check_executed(path)
     with pytest.raises(UserError, match="no notebooks"):
-        export([], tmp_path / "report")
+        export_both([], tmp_path / "report")
     monkeypatch.setattr(pypandoc, "get_pandoc_version", lambda: "2.19.2")
     with pytest.raises(UserError, match=r"pandoc 3.*pip install"):
-        export(notebooks, tmp_path / "report")
+        export_both(notebooks, tmp_path / "report")
 
 
-def test_html_fetches_nothing_and_holds_no_script(html, caplog):
-    assert not caplog.get_records("setup")  # no try to fetch the badge either
+def test_html_fetches_nothing_and_contains_no_script(html, notebooks, tmp_path, caplog):
+    export_both(notebooks, tmp_path / "report", pdf=False)
+    assert not caplog.records  # no attempt to fetch the badge either
     assert fetched(html) == []
     assert "<script" not in html and "x.invalid" not in html
     assert 'href="https://example.org/d"' in html
     assert html.count("data:image/svg+xml") == 2  # the plan and figure 1.1
+
+
+class Page(HTMLParser):
+    """The tags, attributes and text of the body of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), ""
+        self.feed(html[html.index("<main") :])
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attributes}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_names_from_data_are_text(tmp_path):
+    computed = []
+    for name in NAMES:
+        data = SimpleNamespace(name=name, is_sample=False)
+        summary = audit_summary(unreadable_files=[name], warnings=[f"file {name} is odd"])
+        computed += [data_text.data_note(data), data_text.summarize_audit(summary)]
+        computed += [comparison_text.conclusion(comparison(0.1, 0.05, 0.15, names=(name, "B")))]
+    outputs = [displayed("text/markdown", text) for text in computed]
+    table = pd.DataFrame({"path": NAMES[:-1]}).to_html()
+    book = write(
+        tmp_path,
+        "01",
+        new_markdown_cell("# Names"),
+        code("f()", *outputs, displayed("text/html", table), tags=["remove-input"]),
+    )
+    html, pdf = export_both([book], tmp_path / "report")
+    notebook = export.export_notebook_html(book, tmp_path / "01.html")
+    harmless = {"main", "div", "h1", "p", "blockquote", "strong", "ul", "li", "code"}
+    harmless |= {"table", "colgroup", "col", "thead", "tbody", "tr", "th", "td"}
+    for path in (html, notebook):
+        page = Page(path.read_text())
+        assert page.tags - {"a"} <= harmless  # a: the heading's own link
+        assert not {"onload", "src"} & page.attributes
+        text = " ".join(page.text.split())
+        for name in NAMES:
+            literal = " ".join(re.sub("[\n\udcff]", "\ufffd", name).split())
+            assert text.count(literal) >= 4, name
+        assert "x.invalid" not in re.sub(r">[^<]*<", "", path.read_text())
+    assert b"/URI" not in pdf.read_bytes()
+
+
+def test_outputs_reach_no_other_file(tmp_path):
+    secret = tmp_path / "secret.tex"
+    secret.write_text("classified")
+    outputs = [
+        displayed("text/latex", f"\\input{{{secret}}}"),
+        displayed("text/html", f'<p>a</p><iframe src="{secret}"></iframe>'),
+        displayed("text/markdown", f'a <iframe src="{secret}"></iframe>'),
+    ]
+    book = write(tmp_path, "01", new_markdown_cell("# T"), code("f()", *outputs))
+    (html,) = export_both([book], tmp_path / "report", pdf=False)
+    assert "classified" not in html.read_text() and "<iframe" not in html.read_text()
+    book = write(tmp_path, "02", code("f()", outputs[-1]))
+    page = export.export_notebook_html(book, tmp_path / "02.html")
+    assert "<iframe" not in page.read_text() and "&lt;iframe" in page.read_text()
+
+
+def test_pages_have_a_content_policy(html, notebooks, tmp_path):
+    page = export.export_notebook_html(notebooks[1], tmp_path / "04.html").read_text()
+    for text in (html, page):
+        (policy,) = re.findall("<meta[^>]*Content-Security-Policy[^>]*>", text)
+        assert "default-src 'none'; img-src data:" in unescape(policy)
+        assert text.index("Content-Security-Policy") < text.index("<style")
 
 
 def test_contents_and_links_lead_to_unique_ids(html):
@@ -197,8 +285,7 @@ def test_figures_have_captions_and_alternative_texts(html):
 def test_tables_are_tables_with_numbers_to_the_right(html):
     table = html[html.index("ResNet50") - 600 : html.index("0.9437") + 60]
     assert re.search(r"text-align: left;?[^>]*>ResNet50", table)
-    number = re.search(r"<td[^>]*>(?=0\.9437)", table)[0]
-    assert "text-align: right" in number and "#fff3c4" in number  # and the Styler's colour
+    assert "text-align: right" in re.search(r"<td[^>]*>(?=0\.9437)", table)[0]
 
 
 def test_formulas_become_mathml(html):
@@ -216,19 +303,19 @@ def test_tags_and_debris(html):
     assert "… 61 lines left out …" in text and text.count("of many") == 39
 
 
-def test_pdf_is_a4_and_exports_are_reproducible(notebooks, tmp_path):
-    kept = {}
-    written = export(notebooks, tmp_path / "a" / "report.v1")
+def test_pdf_is_a4_and_exports_are_reproducible(written, notebooks, tmp_path):
     assert [path.name for path in written] == ["report.v1.html", "report.v1.pdf"]
-    time.sleep(1.1)  # the clock leaves no trace either
-    for first, second in zip(written, export(notebooks, tmp_path / "b" / "report.v1"), strict=True):
-        kept[first.suffix] = first.read_bytes()
-        assert kept[first.suffix] == second.read_bytes()
-    pdf = kept[".pdf"]
+    again = export_both(notebooks, tmp_path / "report.v1", subtitle="A subtitle")  # seconds later
+    for one, two in zip(written, again, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+    pdf = written[1].read_bytes()
     assert pdf.startswith(b"%PDF-") and len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 3
     boxes = re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", pdf)
     assert {(round(float(w)), round(float(h))) for w, h in boxes} == {(595, 842)}
-    assert not list(tmp_path.glob("a/.*"))
+    assert sorted(path.name for path in written[0].parent.iterdir()) == [
+        "report.v1.html",
+        "report.v1.pdf",
+    ]
 
 
 @pytest.mark.parametrize("fails", ["_write_pdf", "_pandoc"])
@@ -243,7 +330,7 @@ def test_failed_export_leaves_the_earlier_report(notebooks, tmp_path, monkeypatc
 
     monkeypatch.setattr(export, fails, fail)
     with pytest.raises(RuntimeError, match="broken"):
-        export(notebooks, out / "report")
+        export_both(notebooks, out / "report")
     assert {path.name: path.read_text() for path in out.iterdir()} == {
         "report.html": "earlier",
         "report.pdf": "earlier",

@@ -69,7 +69,7 @@ def test_order_of_the_parts(notebook):
     assert "parameters" in parameters.metadata.tags
     assert kinds[0] == "markdown"
     headings = [c.source.splitlines()[0] for c in notebook.cells if c.source.startswith("## ")]
-    assert headings[-1] == "## Summary" or headings[-2:] == ["## Summary", "## Colophon"]
+    assert headings[-1] == "## Summary" or headings[-2:] == ["## Summary", "## Provenance"]
 
 
 def test_every_figure_has_its_numbered_caption(notebook):

@@ -1,5 +1,6 @@
 """Two processes by torchrun: the same training, every image once, one writer, one error line."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,23 +10,23 @@ import pandas as pd
 import pytest
 
 from dfd_utils.config import PROJECT_ROOT
+from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.evaluate import score_split
-from dfd_utils.training import train
-from tests import two_processes
+from dfd_utils.models.trained import TrainedModel
 from tests.conftest import write_split
-from tests.test_train import quiet
-
-NAME = "efficientnet_b0"
+from tests.training import two_processes
+from tests.training.two_processes import NAME
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Splits that two processes cannot share evenly."""
+    """A data set whose splits two processes cannot share equally, and an image in two splits."""
     folder = tmp_path_factory.mktemp("data") / "uneven"
     for seed, (split, images) in enumerate((("Train", 32), ("Validation", 9), ("Test", 9))):
         write_split(folder / split, images, seed)
     (folder / "Validation" / "Fake" / "000.jpg").unlink()
     (folder / "Test" / "Fake" / "000.jpg").unlink()
+    shutil.copy(folder / "Test" / "Real" / "000.jpg", folder / "Train" / "Real" / "copy.jpg")
     return folder
 
 
@@ -33,36 +34,35 @@ def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
+    command += ["-m", "tests.training.two_processes", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_two_processes_work_as_one(data, tmp_path):
+def test_two_processes_work_as_one(data, trained_run, tmp_path):
     """Equal but for rounding, where batch norm, which sees its process's images, is replaced."""
     alone, together = tmp_path / "alone", tmp_path / "together"
-    model = tmp_path / "model" / NAME
-    train.fit(NAME, data, model, two_processes.PROFILE, quiet)
-    done = torchrun("-m", "tests.two_processes", data, together, model)
+    model = shutil.copytree(trained_run / NAME, tmp_path / "model" / NAME)
+    assert not DataFolder(data).is_audited
+    done = torchrun("train", data, together, model)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 2/2") == 1  # one process speaks
+    for line in ("the audit excludes Train 1,", "epoch 2/2"):
+        assert done.stdout.count(line) == 1  # from one process
+    config = json.loads((together / "config.json").read_text())
+    assert (config["processes"], config["excluded_images"]["Train"]) == (2, 1)
     two_processes.train_without_batch_norm(data, alone)
     one, two = (pd.read_csv(run / "history.csv") for run in (alone, together))
     same = ["training_loss", "validation_loss", "auc", "lr"]
     pd.testing.assert_frame_equal(one[same], two[same], rtol=1e-3)
     # The evaluation there scored each image once, as one process does.
-    table = pd.read_csv(model / "predictions_Test.csv")
-    expected = score_split(model, data, "Test")
-    pd.testing.assert_frame_equal(table, expected, rtol=1e-4)
+    trained, data = TrainedModel(model), DataFolder(data)
+    table = pd.read_csv(trained.results_folder(data) / "predictions_Test.csv")
+    pd.testing.assert_frame_equal(table, score_split(trained, data, "Test"), rtol=1e-4)
 
 
-def test_an_error_of_one_process_is_told_once(data, tmp_path):
-    shutil.copytree(data, tmp_path / "data")
-    (tmp_path / "data" / "Train" / "Fake" / "003.jpg").write_bytes(b"")
-    command = ["train", "--model", NAME, "--data", tmp_path / "data", "--out", tmp_path / "out"]
-    command += ["--image-size", 32, "--batch-size", 16, "--precision", "fp32"]
-    done = torchrun("-m", "dfd_utils", *command)
+def test_an_error_of_one_process_is_reported_once(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    done = torchrun("broken", folder, tmp_path / "out")
     assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if line.startswith("dfd:")]
-    assert len(told) == 1, done.stderr
-    assert "003.jpg" in told[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("dfd:")]
+    assert len(errors) == 1, done.stderr
+    assert "003.jpg" in errors[0]

@@ -1,71 +1,106 @@
+"""`fit`: what it writes, what it leaves out, and which runs it reads, continues or refuses."""
+
 import dataclasses
+import fcntl
 import gc
+import hashlib
 import json
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
-from dfd_utils.config import UserError
-from dfd_utils.data import transforms
-from dfd_utils.data.dataset import load_split
-from dfd_utils.models.trained import best_epoch, load_model
+from dfd_utils.config import TimeLimitReached, UserError
+from dfd_utils.data import dataset, transforms
+from dfd_utils.data.folder import DataFolder
+from dfd_utils.evaluation.across_runs import runs_with_other_seeds
+from dfd_utils.evaluation.evaluate import score_split
+from dfd_utils.models.trained import TrainedModel, best_epoch
 from dfd_utils.training import components, run_folder, train
+from tests.conftest import quiet
 
-TIMING = ["seconds", "images_per_second"]
-
-
-def quiet(_):
-    return None
+NAME = "efficientnet_b0"
 
 
-def assert_same_run(one, two):
-    pd.testing.assert_frame_equal(
-        *(pd.read_csv(run / "history.csv").drop(columns=TIMING) for run in (one, two))
-    )
-    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
-    assert (one / "model.json").read_text() == (two / "model.json").read_text()
+@pytest.fixture
+def finished(trained_run, tmp_path):
+    """A copy of a finished run."""
+    return shutil.copytree(trained_run / NAME, tmp_path / "finished" / NAME)
 
 
-def test_files_of_a_run(trained_run, quick):
-    for name in ("resnet50", "efficientnet_b0"):
+def change_config(out, settings=(), **values):
+    """Change what a run's config.json records."""
+    config = json.loads((out / "config.json").read_text()) | values
+    config["settings"] |= dict(settings)
+    (out / "config.json").write_text(json.dumps(config))
+
+
+def read_config(out):
+    return json.loads((out / "config.json").read_text())
+
+
+def test_files_of_a_run(trained_run, quick, easy_data):
+    for name in ("resnet50", NAME):
         history = pd.read_csv(trained_run / name / "history.csv")
         first_six = ["epoch", "training_loss", "accuracy", "precision", "recall", "f1score"]
         assert list(history.columns[:6]) == first_six
+        assert {"auc", "degraded_auc", "temperature", "threshold"} <= set(history.columns)
         assert history["epoch"].tolist() == [1, 2]
-        told = json.loads((trained_run / name / "config.json").read_text())
-        found = dataclasses.replace(quick, memory_format="channels_last", compiled=False)
-        assert told["settings"] == dataclasses.asdict(found)
-        assert told["positive_class"] == "Fake"
+        config = read_config(trained_run / name)
+        assert config["settings"] == dataclasses.asdict(quick)
+        assert config["positive_class"] == "Fake"
+        assert config["data_fingerprint"] == easy_data.fingerprint
         assert json.loads((trained_run / name / "model.json").read_text())["architecture"] == name
 
 
-def test_both_models_learn_what_is_easy(easy_data, quick, tmp_path):
-    for name in ("resnet50", "efficientnet_b0"):
-        # a short average, for these few steps are over before a long one forgets the start
+def test_both_models_learn_an_easy_task(easy_data, quick, tmp_path):
+    for name in ("resnet50", NAME):
+        # With so few steps the average must have a short memory.
         longer = dataclasses.replace(quick, epochs=6, lr=1e-3, ema_decay=0.5)
         history = train.fit(name, easy_data, tmp_path / name, longer, quiet)
         assert history["auc"].max() > 0.95
         assert history["training_loss"].iloc[-1] < 0.5
 
 
-def test_cut_images_have_the_labels_of_their_parts(easy_data, quick):
-    settings = {"cutmix_probability": 0.5, "memory_format": "contiguous"}
-    settings = dataclasses.replace(quick, **settings)
-    training = components.build_components("efficientnet_b0", easy_data, settings, quiet)
+def test_the_data_set_is_audited_first_and_its_exclusions_are_left_out(
+    easy_data, quick, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(easy_data.path, tmp_path / "data")
+    for number in range(3):  # Train images that are also in Test
+        copy = folder / "Train" / "Real" / f"copy{number}.jpg"
+        shutil.copy(folder / "Test" / "Real" / f"{number:03}.jpg", copy)
+    (folder / "Train" / "Fake" / "broken.jpg").write_bytes(b"")
+    data, lines, paths = DataFolder(folder), [], []
+    original = dataset.read_image
+    monkeypatch.setattr(dataset, "read_image", lambda path: paths.append(path) or original(path))
+    settings = dataclasses.replace(quick, epochs=1)
+    assert not data.is_audited
+    train.fit(NAME, data, tmp_path / "run" / NAME, settings, lines.append)
+    assert "the audit excludes Train 4, Validation 0, Test 0 images" in lines[0]
+    assert data.audit_folder.name in lines[0]
+    excluded = ["Train/Fake/broken.jpg", *(f"Train/Real/copy{n}.jpg" for n in range(3))]
+    config = read_config(tmp_path / "run" / NAME)
+    assert config["excluded_images"] == {"Train": 4, "Validation": 0, "Test": 0}
+    table = pd.read_csv(tmp_path / "run" / NAME / "excluded.csv")
+    assert table["path"].tolist() == excluded
+    read = {path.relative_to(folder).as_posix() for path in paths}
+    assert len(read) == 48 + 16  # all of Train and Validation
+    assert not read & set(excluded)
+
+
+def test_cutmix_labels_are_the_shares_of_the_classes(easy_data, quick):
+    settings = dataclasses.replace(quick, cutmix_probability=0.5)
+    training = components.build_components(NAME, easy_data, settings)
     labels = torch.arange(8) % 2
     images = (labels * 200).to(torch.uint8).reshape(8, 1, 1, 1).expand(8, 3, 32, 32).contiguous()
     state, cut = torch.get_rng_state(), []
     for step in range(20):
-        mixed, shares = training.mix(images, labels, step)
+        mixed, shares = training.apply_cutmix(images, labels, step)
         if shares.ndim == 1:
             assert torch.equal(mixed, images) and torch.equal(shares, labels)
             continue
@@ -73,25 +108,135 @@ def test_cut_images_have_the_labels_of_their_parts(easy_data, quick):
         assert torch.allclose(mixed.float().mean((1, 2, 3)) / 200, shares[:, 1], atol=1e-6)
         assert torch.allclose(shares.sum(1), torch.ones(8))
     assert 3 < len(cut) < 17
-    again, _ = training.mix(images, labels, cut[0])
-    assert torch.equal(again, training.mix(images, labels, cut[0])[0])
-    assert not torch.equal(again, training.mix(images, labels, cut[1])[0])
-    assert torch.equal(state, torch.get_rng_state())  # the model's own draws stay as they were
+    again, _ = training.apply_cutmix(images, labels, cut[0])
+    assert torch.equal(again, training.apply_cutmix(images, labels, cut[0])[0])
+    assert not torch.equal(again, training.apply_cutmix(images, labels, cut[1])[0])
+    assert torch.equal(state, torch.get_rng_state())  # the model's random numbers do not change
 
 
-def test_a_finished_run_is_not_trained_again(trained_run, easy_data, quick):
-    out = trained_run / "resnet50"
-    before = (out / "model.safetensors").stat().st_mtime_ns
-    history = train.fit("resnet50", easy_data, out, quick, quiet)
+def test_without_warm_up_the_learning_rate_is_the_requested_one(easy_data, quick, tmp_path):
+    settings = dataclasses.replace(quick, epochs=1, warmup_steps=0)
+    history = train.fit(NAME, easy_data, tmp_path / NAME, settings, quiet)
+    assert history["lr"].tolist() == [quick.lr]
+
+
+def test_a_finished_run_is_only_read(trained_run, easy_data, quick):
+    out = trained_run / NAME
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
+    lines = []
+    history = train.fit(NAME, easy_data, out, quick, lines.append)
     assert len(history) == quick.epochs
-    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert "already trained" in lines[-1]
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.name != ".lock"}
+
+
+def test_a_finished_run_is_read_on_another_machine(finished, easy_data, quick):
+    """A run in fp16, in parts of a batch, was trained on a small GPU."""
+    change_config(finished, {"precision": "fp16", "micro_batch_size": 3})
+    automatic = dataclasses.replace(quick, precision="auto", micro_batch_size=None)
+    assert len(train.fit(NAME, easy_data, finished, automatic, quiet)) == quick.epochs
+    with pytest.raises(UserError, match=r"precision fp16 \(requested fp32\)"):
+        train.fit(NAME, easy_data, finished, quick, quiet)
+
+
+def test_a_finished_run_is_read_after_its_exclusion_list_has_changed(finished, easy_data, quick):
+    lines = []
+    changed = easy_data.with_exclusions(["Train/Real/000.jpg"])
+    history = train.fit(NAME, changed, finished, quick, lines.append)
+    assert len(history) == quick.epochs
+    assert any("the exclusion list has changed since this run began" in line for line in lines)
+    lines.clear()  # an image of Test takes no part in a training
+    changed = easy_data.with_exclusions(["Test/Real/000.jpg"])
+    train.fit(NAME, changed, finished, quick, lines.append)
+    assert not any("has changed" in line for line in lines)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("lr", 0.5), ("seed", 1), ("epochs", 1)])
-def test_other_settings_are_refused_and_named(trained_run, easy_data, quick, setting, value):
+def test_other_settings_are_refused_by_name(trained_run, easy_data, quick, setting, value):
     other = dataclasses.replace(quick, **{setting: value})
-    with pytest.raises(UserError, match=f"{setting}.*{value}"):
-        train.fit("resnet50", easy_data, trained_run / "resnet50", other, quiet)
+    message = rf"other settings: {setting} {getattr(quick, setting)} \(requested {value}\);"
+    with pytest.raises(UserError, match=message):
+        train.fit(NAME, easy_data, trained_run / NAME, other, quiet)
+
+
+def test_another_model_is_refused_by_name(trained_run, easy_data, quick):
+    with pytest.raises(UserError, match="contains a run of efficientnet_b0"):
+        train.fit("resnet50", easy_data, trained_run / NAME, quick, quiet)
+
+
+def test_other_images_are_refused_with_both_fingerprints(finished, easy_data, quick, tmp_path):
+    folder = shutil.copytree(easy_data.path, tmp_path / "easy")
+    (folder / "Train" / "Real" / "000.jpg").unlink()
+    other = DataFolder(folder)
+    message = rf"'easy', fingerprint {easy_data.fingerprint}.*'easy' now.*{other.fingerprint}"
+    with pytest.raises(UserError, match=message):
+        train.fit(NAME, other, finished, quick, quiet)
+
+
+def test_a_run_of_an_earlier_version_is_refused_but_its_model_can_be_used(
+    finished, easy_data, quick
+):
+    config = read_config(finished)
+    del config["requested_weights"]
+    (finished / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"{finished}: .*earlier version"):
+        train.fit(NAME, easy_data, finished, quick, quiet)
+    _, scores = TrainedModel(finished).score(
+        easy_data.split("Test", transforms.eval_transform(quick.image_size))
+    )
+    assert len(scores) == 16
+
+
+def test_unavailable_imagenet_weights_make_a_training_from_scratch(
+    easy_data, quick, tmp_path, monkeypatch
+):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    settings = dataclasses.replace(quick, epochs=1, weights="imagenet")
+    out, lines = tmp_path / "a" / NAME, []
+    with pytest.raises(TimeLimitReached):
+        train.fit(NAME, easy_data, out, dataclasses.replace(settings, max_hours=1e-9), lines.append)
+    assert "training from scratch" in lines[0]
+    config = read_config(out)
+    assert (config["settings"]["weights"], config["requested_weights"]) == ("none", "imagenet")
+    assert config["initial_weights"] == "none"
+    # The run began without them, so that nothing is downloaded from now on.
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+    train.fit(NAME, easy_data, out, settings, lines.append)
+    scratch = dataclasses.replace(settings, weights="none", seed=1)
+    train.fit(NAME, easy_data, tmp_path / "b" / NAME, scratch, quiet)
+    seeds = [run.folder for run in runs_with_other_seeds(TrainedModel(out))]
+    assert seeds == [out, tmp_path / "b" / NAME]
+
+
+def test_a_file_of_weights_is_identified_by_its_content(easy_data, quick, tmp_path, trained_run):
+    first = shutil.copy(trained_run / NAME / "model.safetensors", tmp_path / "first.safetensors")
+    settings = dataclasses.replace(quick, epochs=1, weights=str(first))
+    out = tmp_path / NAME
+    train.fit(NAME, easy_data, out, settings, quiet)
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    assert read_config(out)["initial_weights"] == f"sha256:{digest}"
+    moved = first.rename(tmp_path / "moved.safetensors")
+    same = dataclasses.replace(settings, weights=str(moved))
+    assert len(train.fit(NAME, easy_data, out, same, quiet)) == 1
+    shutil.copy(out / "model.safetensors", first)
+    with pytest.raises(UserError, match=r"weights .*first.safetensors.*whose content has changed"):
+        train.fit(NAME, easy_data, out, settings, quiet)
+
+
+def test_weights_of_another_architecture_are_refused_at_once(
+    easy_data, quick, tmp_path, trained_run, monkeypatch
+):
+    monkeypatch.setattr(train, "autotune", None)  # not even speed trials
+    weights = str(trained_run / "resnet50" / "model.safetensors")
+    settings = dataclasses.replace(quick, weights=weights, precision="auto")
+    data = DataFolder(shutil.copytree(easy_data.path, tmp_path / "data"))
+    with pytest.raises(UserError, match=r"model\.safetensors: its weights are not those of a eff"):
+        train.fit(NAME, data, tmp_path / NAME, settings, quiet)
+    assert not data.is_audited
+    assert not (tmp_path / NAME / "config.json").exists()
 
 
 def test_no_worker_outlives_its_training(easy_data, quick, tmp_path):
@@ -99,41 +244,10 @@ def test_no_worker_outlives_its_training(easy_data, quick, tmp_path):
     before = set(multiprocessing.active_children())
     gc.disable()  # it would end them too, much later
     try:
-        train.fit("efficientnet_b0", easy_data, tmp_path / "efficientnet_b0", settings, quiet)
+        train.fit(NAME, easy_data, tmp_path / NAME, settings, quiet)
         assert set(multiprocessing.active_children()) <= before
     finally:
         gc.enable()
-
-
-def test_other_data_are_refused(trained_run, tiny_sample, quick):
-    with pytest.raises(UserError, match="data_fingerprint"):
-        train.fit("resnet50", tiny_sample, trained_run / "resnet50", quick, quiet)
-
-
-def test_resume_after_kill_is_exact(easy_data, quick, tmp_path):
-    """Killed in its second epoch and called again, a run ends bit for bit as one never broken."""
-    settings = dataclasses.replace(quick, epochs=3, degradation_probability=0.5, num_workers=1)
-    train.fit("efficientnet_b0", easy_data, tmp_path / "whole" / "efficientnet_b0", settings, quiet)
-    script = (
-        "import sys; from pathlib import Path; from dfd_utils import config; from dfd_utils.training import train\n"
-        "fields = {k: v for k, v in eval(sys.argv[3]).items() if k != 'name'}\n"
-        "profile = config.get_profile('sample', **fields)\n"
-        "train.fit('efficientnet_b0', Path(sys.argv[1]), Path(sys.argv[2]), profile)\n"
-    )
-    broken = tmp_path / "broken" / "efficientnet_b0"
-    command = [sys.executable, "-u", "-c", script, str(easy_data), str(broken)]
-    command.append(repr(dataclasses.asdict(settings)))
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as run:
-        assert any("epoch 1/3" in line for line in run.stdout)
-        time.sleep(0.2)
-        os.killpg(run.pid, signal.SIGKILL)
-    assert not (broken / "model.json").exists()
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "going on from checkpoint" in again.stdout
-    assert "epoch 1/3" not in again.stdout
-    assert_same_run(tmp_path / "whole" / "efficientnet_b0", broken)
 
 
 def test_averaged_weights_are_an_exponential_moving_average():
@@ -153,55 +267,50 @@ def test_averaged_weights_are_an_exponential_moving_average():
     torch.testing.assert_close(averaged.module[0].weight, expected)
 
 
-def test_kept_weights_are_those_of_the_best_epoch(easy_data, quick, tmp_path):
+def test_the_saved_weights_are_those_of_the_best_epoch(easy_data, quick, tmp_path):
     """The saved model gives both AUCs of the best row of the history."""
-    from sklearn.metrics import roc_auc_score
-
-    from dfd_utils.evaluation.evaluate import score_split
-
     out = tmp_path / "resnet50"
     settings = dataclasses.replace(quick, flip_at_test=True, instance_norm=True)
     history = train.fit("resnet50", easy_data, out, settings, quiet)
     best = history.set_index("epoch").loc[best_epoch(history)]
-    table = score_split(out, easy_data, "Validation")
+    model = TrainedModel(out)
+    table = score_split(model, easy_data, "Validation")
     assert np.isclose(roc_auc_score(table["label"], table["score"]), best["auc"])
-    model, _ = load_model(out)
-    assert model.flip_at_test and model.instance_norm
-    view = load_split(easy_data, "Validation", transforms.degraded_transform(32), seed=0)
-    clean = load_split(easy_data, "Validation", transforms.eval_transform(32))
+    network = model.load()
+    assert network.flip_at_test and network.instance_norm
+    view = easy_data.split("Validation", transforms.degraded_transform(32), seed=0)
+    clean = easy_data.split("Validation", transforms.eval_transform(32))
     images = torch.stack([image for image, _ in map(view.__getitem__, range(len(view)))])
     changed = sum(not torch.equal(image, clean[i][0]) for i, image in enumerate(images))
     assert changed > 0.7 * len(view)
     with torch.inference_mode():
-        logits = model(images)
+        logits = network(images)
     assert np.isclose(
         roc_auc_score(view.labels, logits[:, 1] - logits[:, 0]), best["degraded_auc"], atol=0.02
     )
     assert set(load_file(out / "model.safetensors")) >= {"backbone.fc.weight"}
 
 
-def test_broken_training_image_ends_the_run_with_its_name(easy_data, quick, tmp_path):
-    import shutil
-
-    shutil.copytree(easy_data, tmp_path / "data")
-    (tmp_path / "data" / "Train" / "Fake" / "003.jpg").write_bytes(b"")
+def test_an_image_that_breaks_after_the_audit_ends_the_run_with_its_name(
+    easy_data, quick, tmp_path
+):
+    data = DataFolder(shutil.copytree(easy_data.path, tmp_path / "data"))
+    assert data.audit_summary["unreadable"] == 0
+    (data.path / "Train" / "Fake" / "003.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"Train/Fake/003\.jpg"):
-        train.fit("resnet50", tmp_path / "data", tmp_path / "out", quick, quiet)
+        train.fit(NAME, data, tmp_path / "out", quick, quiet)
     assert not (tmp_path / "out" / "model.json").exists()
 
 
-def test_loss_that_is_not_finite_ends_the_run(easy_data, quick, tmp_path):
-    mad = dataclasses.replace(quick, lr=1e30, warmup_steps=1)
+def test_a_loss_that_is_not_finite_ends_the_run(easy_data, quick, tmp_path):
+    diverging = dataclasses.replace(quick, lr=1e30, warmup_steps=1)
     with pytest.raises(UserError, match="not finite"):
-        train.fit("resnet50", easy_data, tmp_path / "resnet50", mad, quiet)
+        train.fit(NAME, easy_data, tmp_path / NAME, diverging, quiet)
 
 
-def test_a_second_process_is_told_to_wait(easy_data, quick, tmp_path, monkeypatch):
-    import fcntl
-
-    monkeypatch.setattr(run_folder, "PATIENCE", 0)
-    (tmp_path / ".lock").touch()
+def test_a_second_process_is_refused(easy_data, quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_TIMEOUT", 0)
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process"):
-            train.fit("resnet50", easy_data, tmp_path, quick, quiet)
+            train.fit(NAME, easy_data, tmp_path, quick, quiet)

@@ -1,4 +1,4 @@
-"""A face: where each pixel lies on it, its relief, and its painted skin and features."""
+"""A face: the coordinates of each pixel on it, its relief, its painted skin and features."""
 
 from math import cos, pi, sin, sqrt
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-SIZE = 256  # pixels a side of the finished portrait
+SIZE = 256  # pixels per side of the finished portrait
 SKIN_TONES = np.array(
     [[246, 213, 192], [232, 190, 160], [208, 158, 122], [164, 112, 80], [108, 70, 50]]
 )
@@ -15,7 +15,7 @@ IRIS_TONES = np.array([[60, 36, 20], [84, 56, 30], [92, 100, 62], [82, 118, 150]
 
 
 def noise(rng: np.random.Generator, cells: int, size: int = SIZE, smooth: float = 0) -> np.ndarray:
-    """Random field of unit variance, from `cells` points a side: float32 `[size, size]`.
+    """Random field of unit variance, from `cells` points per side: float32 `[size, size]`.
 
     `smooth` is the sigma, in cells, of a blur that hides the grid of points.
     """
@@ -29,12 +29,12 @@ def noise(rng: np.random.Generator, cells: int, size: int = SIZE, smooth: float 
 
 
 def linear(colour) -> np.ndarray:
-    """Linear light `[3, 1, 1]` of an RGB colour in 0 to 255."""
+    """Linear light `[3, 1, 1]` of an RGB colour, 0 to 255."""
     return (np.asarray(colour, np.float32) / 255).reshape(3, 1, 1) ** 2
 
 
 def tone(tones: np.ndarray, position: float) -> np.ndarray:
-    """The colour at `position`, 0 to 1, along a row of colours."""
+    """The colour at `position`, 0 to 1, along a scale of colours."""
     steps = np.linspace(0, 1, len(tones))
     return linear([np.interp(position, steps, tones[:, channel]) for channel in range(3)])
 
@@ -45,12 +45,12 @@ def bump(x, y, x0, y0, sx, sy):
 
 
 def paint(canvas: np.ndarray, colour, alpha: np.ndarray) -> None:
-    """Lay `colour` over `canvas` where `alpha`, its coverage, is above 0."""
+    """Blend `colour` into `canvas` with the opacity `alpha`, in place."""
     canvas += alpha * (colour - canvas)
 
 
 def outer(alpha: np.ndarray) -> tuple[slice, slice]:
-    """The box that holds all of `alpha` above zero."""
+    """The bounding box of `alpha` above zero."""
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not len(rows):
         return slice(0, 1), slice(0, 1)
@@ -58,7 +58,7 @@ def outer(alpha: np.ndarray) -> tuple[slice, slice]:
 
 
 class Face:
-    """The face of one `person` in one `scene`: the part of a portrait that carries identity."""
+    """The face of one `person` in one `scene`: the part of a portrait that a swap replaces."""
 
     def __init__(self, person, scene, rng: np.random.Generator, size: int = SIZE):
         self.person, self.scene, self.rng, self.size = person, scene, rng, size
@@ -74,7 +74,7 @@ class Face:
         self.width = self._head_width(self.y)
         self.radius = np.sqrt((self.x / self.width) ** 2 + self.y**2)
         self.depth = 0.8 * np.sqrt(np.maximum(1 - self.radius**2 * np.sqrt(self.radius), 0))
-        # A pixel seen on the turned head lies here on the face seen from the front.
+        # Coordinates of each pixel of the turned head on the face seen from the front.
         self.face_x = self.x * cos(scene.yaw) - self.depth * sin(scene.yaw)
         self.face_y = self.y - self.depth * sin(scene.pitch)
 
@@ -83,7 +83,7 @@ class Face:
         return self.person.face_width * (1 - self.person.jaw * low * np.sqrt(low))
 
     def _soft(self, inside, pixels: float = 1.5):
-        """Coverage 0 to 1 from a distance to the edge, in units, positive inside."""
+        """Opacity 0 to 1 from a distance to the edge, in units, positive inside."""
         return np.clip(inside * (1 / (pixels * self.pixel)) + 0.5, 0, 1)
 
     def _relief(self, x, y):

@@ -1,8 +1,8 @@
-"""The embedded sample: drawn portraits and face-swap fakes of them, in the Kaggle layout.
+"""The embedded sample: drawn portraits and simulated face swaps, in the Kaggle layout.
 
-A Fake is a portrait whose inner face came from another portrait. It carries the traces that
-mediocre face swaps leave, and passes through the same camera and JPEG as a Real, so that only
-the swap tells the two apart.
+A Fake is a portrait whose inner face comes from another portrait, with the artefacts of mediocre
+face swaps. It passes through the same camera and JPEG compression as a Real, so that the classes
+differ only in the swap.
 """
 
 import json
@@ -22,31 +22,31 @@ from dfd_utils.data.sample.face import SIZE, noise
 from dfd_utils.data.sample.portrait import PERSON, SCENE, Portrait, draw, photograph
 from dfd_utils.runtime.workers import worker_context
 
-VERSION = 1  # raise it whenever the same seed gives other pictures
+VERSION = 1  # raise it whenever the same seed gives other images
 MARKER = "sample.json"
 NOTE = "Drawn portraits and simulated swaps: they test the software, not real deepfakes."
-# How plain each trace of a swap is. Pairs are ranges that are drawn from evenly.
-SOURCE_SIZE = (32, 60)  # pixels a side at which the source was drawn; smaller is blurrier
-COLOUR_LEFT = (0.05, 0.28)  # share of the colour difference that the adaptation leaves
-COLOUR_BIAS = (0.94, 1.0, 1.07)  # red, green, blue: swapped faces come out colder
-COLOUR_CAST = 0.07  # largest error of the adapted colour, in log units, a channel
-BRIGHTNESS_CAST = 0.16  # the same of all channels together
+# The strength of each artefact of a swap; a pair is the range of a uniform distribution.
+SOURCE_SIZE = (32, 60)  # pixels per side at which the source is drawn; smaller is blurrier
+COLOUR_LEFT = (0.05, 0.28)  # share of the colour difference that remains after adaptation
+COLOUR_BIAS = (0.94, 1.0, 1.07)  # red, green, blue: swapped faces have colder colours
+COLOUR_CAST = 0.07  # largest error of the adapted colour per channel, in log units
+BRIGHTNESS_CAST = 0.16  # largest error of the adapted brightness, in log units
 CONTRAST_LEFT = (0.65, 0.95)  # spread of the swapped face, as a share of the target's
-LIGHT_TURN = (0.5, 1.4)  # radians by which the source's light comes from elsewhere
+LIGHT_TURN = (0.5, 1.4)  # radians between the light of the source and of the target
 MISPLACED = 0.035  # shift of the source's face, standard deviation in units of half a head
-FEATHER = (0.06, 0.18)  # width of the blend, as a share of the mask; smaller is plainer
-SEAM = (0.02, 0.16)  # how much darker the middle of the blend is
+FEATHER = (0.06, 0.18)  # width of the blend, as a share of the mask
+SEAM = (0.02, 0.16)  # relative darkening of the middle of the blend
 JPEG_QUALITY = (85, 95)  # of both classes
-# Test is degraded, as the Kaggle Test is.
+# Test is degraded, like the Kaggle data's Test.
 DEGRADED_SHARE = 0.8
 DEGRADED_SEVERITY = (1, 3)
+# What a swap keeps of the target.
 KEPT = ("hair_length", "hairline", "hair_slant", "hair_volume", "hair_shade", "baldness")
-
-KEPT += ("beard", "glasses", "face_width", "jaw")  # what a swap takes from the target
+KEPT += ("beard", "glasses", "face_width", "jaw")
 
 
 def mask_path(image_path: Path) -> Path:
-    """The mask of a Fake image of the sample: 8-bit PNG of 256 x 256, 255 where swapped, else 0.
+    """Return the file of a Fake's mask: 8-bit PNG, 256 x 256, 255 in the swapped region, else 0.
 
     Raises:
         ValueError: `image_path` is not in a Fake folder; Real images have no mask.
@@ -59,22 +59,22 @@ def mask_path(image_path: Path) -> Path:
 
 
 def is_sample(folder: Path) -> bool:
-    """Whether `folder` holds an embedded sample, by its marker `sample.json`."""
+    """Return whether `folder` contains an embedded sample, by its marker `sample.json`."""
     return _marker(Path(folder)).get("name") == "embedded sample"
 
 
 def make_sample(
     folder: Path, per_class: int = 600, seed: int = 0, processes: int | None = None
 ) -> Path:
-    """Write the sample to `folder` and return it; a complete equal sample is left as it is.
+    """Write the sample to `folder` and return it; keep a complete sample of the same settings.
 
-    Makes `folder/{Train,Validation,Test}/{Real,Fake}/NNNN.jpg` (RGB, 256 x 256), the masks of the
-    Fakes (see `mask_path`) and `sample.json`: `per_class` images a class in Train, a quarter of
-    it (at least 2) in Validation and in Test. The bytes of an image depend on `seed`, its split,
-    class and number alone. `processes` defaults to one for small samples, else to all cores.
+    Writes `folder/{Train,Validation,Test}/{Real,Fake}/NNNN.jpg` (RGB, 256 x 256), the masks of
+    the Fakes (see `mask_path`) and `sample.json`: `per_class` images per class in Train, a quarter
+    of it (at least 2) in Validation and in Test. The bytes of an image depend only on `seed`, its
+    split, class and number. `processes`: None for one per core, or one for a small sample.
 
     Raises:
-        UserError: `per_class` below 1, `folder` holds something else, or it cannot be written.
+        UserError: `per_class` is below 1; `folder` has other contents or cannot be written.
     """
     folder = Path(folder)
     if per_class < 1:
@@ -108,22 +108,23 @@ def _marker(folder: Path) -> dict:
 
 
 def _is_complete(folder: Path, marker: dict) -> bool:
-    """True for an equal sample, False for nothing at all; anything else is a `UserError`."""
+    """Return True for the same sample, False for an empty folder; else raise a `UserError`."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     remedy = "remove it or choose another folder"
-    found = _marker(folder)
+    existing = _marker(folder)
     if not is_sample(folder):
-        raise UserError(f"{folder} holds other files than a sample: choose another folder")
+        raise UserError(f"{folder} contains other files than a sample: choose another folder")
     for key in ("version", "seed", "per_class"):
-        if found.get(key) != marker[key]:
-            raise UserError(
-                f"{folder} holds a sample of {key} {found.get(key)}, not {marker[key]}: {remedy}"
-            )
+        if existing.get(key) != marker[key]:
+            text = f"a sample of {key} {existing.get(key)}, not {marker[key]}"
+            raise UserError(f"{folder} contains {text}: {remedy}")
     for split, count in marker["counts"].items():
         for name in CLASSES:
             if len(list((folder / split / name).glob("*.jpg"))) != count:
-                raise UserError(f"{folder / split / name} does not hold {count} images: {remedy}")
+                raise UserError(
+                    f"{folder / split / name} does not contain {count} images: {remedy}"
+                )
     return True
 
 
@@ -137,7 +138,7 @@ def _write_images(folder: Path, counts: dict, seed: int, processes: int | None) 
         for index in range(counts[split])
         for label in range(len(CLASSES))
     ]
-    if processes is None:  # a worker takes longer to start than a hundred images to draw
+    if processes is None:  # starting workers takes longer than drawing a hundred images
         processes = 1 if len(jobs) < 100 else os.cpu_count() or 1
     progress = {"total": len(jobs), "desc": "Drawing the sample", "unit": "img", "disable": None}
     if processes == 1:
@@ -176,7 +177,7 @@ def _write_image(job: tuple[Path, int, str, int, int]) -> None:
 
 
 def _swap_mask(target: Portrait, rng: np.random.Generator) -> np.ndarray:
-    """Share of the swapped face in each pixel: an uneven soft oval from brows to chin."""
+    """Return the opacity of the swapped face: an uneven soft oval from brows to chin."""
     wide, high = rng.uniform(0.46, 0.58), rng.uniform(0.5, 0.6)
     x, y = target.face_x / np.float32(wide), (target.face_y - 0.28) / np.float32(high)
     inside = 1 - np.sqrt(x**2 + y**2) + 0.09 * noise(rng, 5)
@@ -187,7 +188,7 @@ def _swap_mask(target: Portrait, rng: np.random.Generator) -> np.ndarray:
 def _source_face(
     target: Portrait, image: np.ndarray, alpha: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Another person in nearly the target's pose, at lower resolution, colours adapted."""
+    """Paint another person in nearly the target's pose, at lower resolution, colours adapted."""
     person, scene = draw(PERSON, rng), copy(target.scene)
     for name in KEPT:
         setattr(person, name, getattr(target.person, name))
@@ -206,7 +207,7 @@ def _source_face(
     cast = BRIGHTNESS_CAST * rng.uniform(-1, 1) + COLOUR_CAST * rng.uniform(-1, 1, 3)
     cast = np.exp(cast) * COLOUR_BIAS
     inside = alpha > 0.5
-    for channel in range(3):  # mean and spread within the mask, as swap tools adapt them
+    for channel in range(3):  # adapt mean and spread within the mask, as swap tools do
         here, there = face[channel][inside], image[channel][inside]
         goal = float(cast[channel]) * (left * here.mean() + (1 - left) * there.mean())
         face[channel] -= here.mean()
@@ -216,7 +217,7 @@ def _source_face(
 
 
 def _degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    import torch  # here, for it takes seconds to import and Train needs none of it
+    import torch  # it takes seconds to import, and only Test needs it
 
     from dfd_utils.data.transforms import DEGRADATIONS, degrade
 

@@ -1,4 +1,4 @@
-"""Procedural portraits: a height field of a head, lit, painted and set before a background.
+"""Procedural portraits: the height field of a head, lit and painted in front of a background.
 
 Lengths are in units of half a head (crown to chin is 2); x points right and y down. Arrays are
 float32 of shape `[size, size]`, colours `[3, size, size]`, linear light from 0 to 1 while painting.
@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from dfd_utils.data.sample.face import SKIN_TONES, Face, linear, noise, outer, paint, tone
 
-# What a face is: each value is drawn evenly from its range.
+# The properties of a face: each value is drawn uniformly from its range.
 PERSON = {
     "face_width": (0.66, 0.78),
     "jaw": (0.08, 0.32),  # how much narrower the jaw is than the temples
@@ -49,12 +49,12 @@ PERSON = {
     "beard": (-2.2, 1.0),  # none below 0
     "glasses": (-0.8, 0.2),  # none below 0
 }
-# How a face is held and lit.
+# The pose and the light of a face.
 SCENE = {
     "roll": (-0.12, 0.12),  # radians
     "yaw": (-0.32, 0.32),
     "pitch": (-0.1, 0.12),
-    "scale": (100, 114),  # pixels a unit
+    "scale": (100, 114),  # pixels per unit
     "centre_x": (120, 136),  # pixels
     "centre_y": (124, 136),
     "smile": (-0.03, 0.09),
@@ -66,14 +66,14 @@ SCENE = {
     "ambient": (0.3, 0.5),
     "warmth": (-0.06, 0.1),
 }
-# The camera, the same for every picture.
+# The camera, the same for every image.
 FOCUS_BLUR = (0.2, 1.3)  # sigma in pixels
 SENSOR_NOISE = (0.004, 0.02)  # of 1
 EXPOSURE, WHITE_BALANCE = 0.12, 0.035  # standard deviations of the log gain
 
 
 def draw(ranges: dict[str, tuple], rng: np.random.Generator) -> SimpleNamespace:
-    """Draw one value evenly from each range of `PERSON` or `SCENE`."""
+    """Draw one value uniformly from each range of `PERSON` or `SCENE`."""
     return SimpleNamespace(**{name: rng.uniform(*ends) for name, ends in ranges.items()})
 
 
@@ -81,7 +81,7 @@ class Portrait(Face):
     """One portrait; `image()` paints it, `face_x` and `face_y` are its face coordinates."""
 
     def _lit(self, height, wrap=0.15):
-        """Lambert shading of a height field: colour `[3, size, size]` to multiply albedo by."""
+        """Lambert shading of a height field: factors `[3, size, size]` of the albedo."""
         s = self.scene
         slope_y, slope_x = np.gradient(height, self.pixel)
         slope_x, slope_y = np.clip(slope_x, -3, 3), np.clip(slope_y, -3, 3)
@@ -94,7 +94,7 @@ class Portrait(Face):
         return np.stack([sky + diffuse * (1 + tint) for tint in (s.warmth, 0, -s.warmth)])
 
     def _shine(self):
-        """Highlight of the surface that was lit last."""
+        """Highlight of the surface that `_lit` has shaded last."""
         shine = np.maximum(self.facing, 0)
         for _ in range(4):  # to the 16th power
             shine = shine * shine
@@ -126,7 +126,7 @@ class Portrait(Face):
 
     def _body(self, canvas):
         p, rng, x, y = self.person, self.rng, self.body_x, self.body_y
-        if p.hair_length > 0.6 and p.baldness < 0.94:  # long hair falls behind the neck
+        if p.hair_length > 0.6 and p.baldness < 0.94:  # long hair behind the neck
             bottom = 0.3 + 2.4 * (p.hair_length - 0.6)
             half = p.face_width + p.hair_volume * 0.7 + 0.05 * noise(rng, 6, self.size, smooth=0.7)
             ends = bottom + 0.08 * noise(rng, 24, self.size) - 0.5 * x**4
@@ -202,7 +202,7 @@ class Portrait(Face):
 
 
 def photograph(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Take a portrait, float32 from 0 to 1, with a random camera: uint8 `[3, 256, 256]`.
+    """Photograph a portrait, float32 from 0 to 1, with a random camera: uint8 `[3, 256, 256]`.
 
     Focus blur, exposure, white balance and sensor noise come from `rng`.
     """

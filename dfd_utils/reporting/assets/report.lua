@@ -1,5 +1,5 @@
--- pandoc filter: the cells of executed notebooks become the chapters of a report, for HTML and Typst.
--- Python (report.py) marks a notebook's first cell with the attribute `chapter` (its file stem).
+-- pandoc filter: turns the cells of executed notebooks into the chapters of a report (HTML, Typst).
+-- export.py marks a notebook's first cell with the attribute `chapter` (its file stem).
 
 local in_pdf = FORMAT:match("typst") ~= nil
 local text_of = pandoc.utils.stringify
@@ -11,39 +11,8 @@ local function is_address(source) return source:match("^%a[%w+.-]*:") ~= nil end
 
 -- 1. Raw pieces: HTML outputs, display(Markdown(...)), LaTeX ------------------------------------
 
--- A pandas Styler names cells by id and colours them in a <style>: carry that over to the cells.
-local function styler_rules(html)
-  local rules = {}
-  for selectors, declarations in html:gmatch("([^{}<>]+){([^{}]*)}") do
-    for id in selectors:gmatch("#([%w_]+)") do rules[id] = (rules[id] or "") .. declarations end
-  end
-  return rules
-end
-
-local function colour(declarations, property)
-  return (";" .. declarations):gsub("%s", ""):match(";" .. property .. ":(#%x%x%x%x%x%x)")
-end
-
-local function style_cell(cell, declarations)
-  if not in_pdf then
-    cell.attributes.style = declarations:gsub("%s+", " ")
-    return
-  end
-  local fill, ink = colour(declarations, "background%-color"), colour(declarations, "color")
-  if fill then cell.attributes["typst:fill"] = 'rgb("' .. fill .. '")' end
-  cell.contents = cell.contents:walk {
-    Plain = function(plain)
-      local inlines = plain.content
-      if declarations:match("font%-weight:%s*bold") then inlines = { pandoc.Strong(inlines) } end
-      if ink then
-        inlines = pandoc.Inlines(inlines)
-        inlines:insert(1, pandoc.RawInline("typst", '#text(fill: rgb("' .. ink .. '"))['))
-        inlines:insert(pandoc.RawInline("typst", "]"))
-      end
-      return pandoc.Plain(inlines)
-    end,
-  }
-end
+-- Reads no other file and no address, whatever the text asks for: `\input`, `<iframe>`.
+local function read_sandboxed(text, format) return pandoc.read(text .. "\n", format, nil, {}).blocks end
 
 local function rows_of(el)
   local head, body = pandoc.List(el.head.rows), pandoc.List()
@@ -55,16 +24,11 @@ local function rows_of(el)
 end
 
 local function read_html(html)
-  local rules = styler_rules(html)
-  return pandoc.read((html:gsub("<style.->.-</style>", "")), "html").blocks:walk {
+  return read_sandboxed(html:gsub("<style.->.-</style>", ""), "html"):walk {
     Table = function(el)
       local head, body = rows_of(el)
       for _, row in ipairs(head .. body) do
-        for _, cell in ipairs(row.cells) do
-          local rule = rules[cell.identifier]
-          cell.attr = pandoc.Attr() -- pandas' ids and classes: noise
-          if rule then style_cell(cell, rule) end
-        end
+        for _, cell in ipairs(row.cells) do cell.attr = pandoc.Attr() end -- pandas' ids and classes
       end
       el.attr = pandoc.Attr("", { "dataframe" })
       return el
@@ -73,14 +37,22 @@ local function read_html(html)
   }
 end
 
+-- Markdown that a cell has computed may contain names from data: HTML in it is text.
+local function read_markdown(text)
+  return read_sandboxed(text, "gfm+tex_math_dollars"):walk {
+    RawInline = function(el) return pandoc.Str(el.text) end,
+    RawBlock = function(el) return pandoc.Para { pandoc.Str(el.text) } end,
+  }
+end
+
 local raw = {
   RawBlock = function(el)
     if el.format == "markdown" then
-      return pandoc.read(el.text .. "\n", "gfm+tex_math_dollars").blocks
+      return read_markdown(el.text)
     elseif el.format == "html" then
       return read_html(el.text)
     elseif el.format == "latex" or el.format == "tex" then
-      return pandoc.read(el.text .. "\n", "latex").blocks
+      return read_sandboxed(el.text, "latex")
     end
   end,
   RawInline = function(el)
@@ -88,7 +60,7 @@ local raw = {
       local formula = el.text:match("^\\begin{") -- Jupyter shows a bare environment as a formula
       return formula and pandoc.Math("DisplayMath", el.text) or pandoc.Str(el.text)
     elseif el.format == "html" and el.text:match("^<img") then
-      return pandoc.utils.blocks_to_inlines(pandoc.read(el.text, "html").blocks)
+      return pandoc.utils.blocks_to_inlines(read_sandboxed(el.text, "html"))
     elseif el.format == "html" and el.text:match("^<script") then
       return {}
     end
@@ -103,8 +75,8 @@ local function is_number(text)
     or text:match("^[+-]?inf$")
 end
 
--- Numbers stand to the right. Columns are counted from the right, for pandas leaves out the index
--- cells that a cell above spans.
+-- Columns of numbers are aligned to the right. They are counted from the right, because pandas omits
+-- index cells that a cell above spans.
 local function align_numbers(el)
   local head, body = rows_of(el)
   local columns, holds_text, holds_digit = #el.colspecs, {}, {}
@@ -134,8 +106,8 @@ local function align_numbers(el)
   return el
 end
 
--- No line runs off the page: a longer one goes on in the next, after a blank or comma if one is near.
-local function wrapped(text)
+-- Breaks lines that are longer than the page, after a space or comma if one is near.
+local function wrap_code(text)
   return (text:gsub("[^\n]+", function(line)
     local lines = {}
     while utf8.len(line) and utf8.len(line) > code_width do
@@ -150,8 +122,8 @@ local function wrapped(text)
   end))
 end
 
--- On paper, paths and long names may break; in a wide table, long names of columns do.
-local function with_breaks(el)
+-- In the PDF, paths and long names may break; in a wide table, long names of columns do.
+local function allow_breaks(el)
   for _, row in ipairs(#el.colspecs > 8 and el.head.rows or {}) do
     for _, cell in ipairs(row.cells) do
       cell.contents = cell.contents:walk {
@@ -170,27 +142,27 @@ end
 local elements = {
   Math = function(el)
     if in_pdf then
-      el.text = el.text:gsub("\\!", "") -- the Typst writer makes a leap of it
+      el.text = el.text:gsub("\\!", "") -- the Typst writer turns it into a wide gap
       return el
     end
   end,
   Image = function(el)
     if is_address(el.src) and not el.src:match("^data:") and not el.src:match("^attachment:") then
-      return el.caption -- a report needs no network
+      return el.caption -- a report fetches nothing
     end
     if not pcall(pandoc.mediabag.fetch, el.src) then
-      if not in_pdf then -- say it once
-        io.stderr:write("report: image " .. el.src .. " is missing; its description takes its place\n")
+      if not in_pdf then -- warn once
+        io.stderr:write("report: image " .. el.src .. " is missing; its description is used instead\n")
       end
       return el.caption
     end
   end,
   Table = function(el)
-    if in_pdf then el = with_breaks(el) end
+    if in_pdf then el = allow_breaks(el) end
     return align_numbers(el)
   end,
   CodeBlock = function(el)
-    if in_pdf then el.text = wrapped(el.text) end
+    if in_pdf then el.text = wrap_code(el.text) end
     return el
   end,
 }
@@ -207,8 +179,8 @@ local function framed(kind, block)
   return pandoc.Blocks { typst("#" .. kind .. "["), block, typst("]") }
 end
 
--- Cells and outputs, one after another: code and text outputs framed, all else as it is.
-local function laid_out(cell)
+-- The blocks of a cell and its outputs; code and text outputs are framed.
+local function blocks_of(cell)
   if not cell.classes:includes("code") then return cell.content end
   local blocks = pandoc.Blocks {}
   for i, block in ipairs(cell.content) do
@@ -243,10 +215,10 @@ local function is_caption(block)
     and (text_of(first):match("^Figure") or text_of(first):match("^Table")) ~= nil
 end
 
-local function shown(block, caption)
+local function captioned(block, caption)
   local kind = block.t == "Table" and "table" or "image"
   if in_pdf then
-    local parts = pandoc.Blocks { typst("#shown-" .. kind .. "["), block, typst("][") }
+    local parts = pandoc.Blocks { typst("#captioned-" .. kind .. "["), block, typst("][") }
     if caption then parts:insert(pandoc.Plain(caption)) end
     parts:insert(typst("]"))
     return parts
@@ -268,7 +240,7 @@ local function with_captions(blocks)
       skip = false
     elseif block.t == "Table" or lone_image(block) then
       skip = following ~= nil and is_caption(following)
-      result:extend(shown(block, skip and following.content or nil))
+      result:extend(captioned(block, skip and following.content or nil))
     elseif is_caption(block) then
       result:extend(framed("caption", block))
     else
@@ -278,9 +250,9 @@ local function with_captions(blocks)
   return result
 end
 
--- A single Markdown cell: links to other notebooks lead to the HTML files beside it.
+-- A single cell: links to other notebooks lead to the HTML files beside it.
 local function fragment(doc)
-  doc.blocks = doc.blocks[1].content
+  doc.blocks = blocks_of(doc.blocks[1])
   return doc:walk {
     Header = function(el)
       el.identifier = slug(text_of(el))
@@ -295,11 +267,11 @@ local function fragment(doc)
   }
 end
 
--- Ids are `<notebook>` and `<notebook>-<heading>`, so that headings may repeat from notebook to
--- notebook; links are brought to that form, and those that lead nowhere become plain text.
+-- Ids are `<notebook>` and `<notebook>-<heading>`, because headings repeat from notebook to notebook.
+-- Links are rewritten accordingly, and those without a target become plain text.
 local function assemble(doc)
   if text_of(doc.meta.pagetitle or "") == "fragment" then return fragment(doc) end
-  local blocks, taken, chapter, titled = pandoc.Blocks {}, {}, "", false
+  local blocks, taken, chapter, has_title = pandoc.Blocks {}, {}, "", false
   local function unique(id)
     local free, n = id, 1
     while taken[free] do
@@ -311,23 +283,23 @@ local function assemble(doc)
   end
   for _, cell in ipairs(doc.blocks) do
     if cell.attributes.chapter then
-      chapter, titled = slug(cell.attributes.chapter), false
+      chapter, has_title = slug(cell.attributes.chapter), false
     end
-    blocks:extend(laid_out(cell):walk {
+    blocks:extend(blocks_of(cell):walk {
       Header = function(el)
-        local opens = el.level == 1 and not titled
-        titled = titled or opens
+        local opens = el.level == 1 and not has_title
+        has_title = has_title or opens
         if el.level == 1 and not opens then el.level = 2 end
         el.attr = pandoc.Attr(unique(opens and chapter or chapter .. "-" .. slug(text_of(el))))
         return el
       end,
       Link = function(el)
-        local notebook, place = el.target:match("^([^#?]*)%.ipynb#?(.*)$")
+        local notebook, section = el.target:match("^([^#?]*)%.ipynb#?(.*)$")
         if is_address(el.target) then
           return nil
         elseif notebook then
           notebook = slug(notebook:gsub("^.*/", ""))
-          el.target = "#" .. notebook .. (place ~= "" and "-" .. slug(place) or "")
+          el.target = "#" .. notebook .. (section ~= "" and "-" .. slug(section) or "")
           el.attributes.otherwise = "#" .. notebook
         elseif el.target:match("^#") then
           el.target = "#" .. chapter .. "-" .. slug(el.target:sub(2))
