@@ -16,7 +16,6 @@ from PIL import Image
 from dfd_utils import config
 from dfd_utils.data.folder import DataFolder
 
-
 TIMING = ["seconds", "images_per_second"]  # columns of history.csv
 
 

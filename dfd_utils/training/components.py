@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchvision.transforms import v2
@@ -31,6 +30,7 @@ class TrainingComponents:
     accelerator: Accelerator
     model: nn.Module
     ema_model: AveragedModel
+    criterion: nn.Module
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     train_loader: DataLoader
@@ -56,7 +56,7 @@ class TrainingComponents:
         parts = -(-len(images) // (self.micro_batch_size or len(images)))
         total = torch.zeros((), device=images.device)
         for part, targets in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            loss = F.cross_entropy(self.model(part), targets) * (len(part) / len(images))
+            loss = self.criterion(self.model(part), targets) * (len(part) / len(images))
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -99,8 +99,8 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
     )
     cutmix = v2.RandomApply([v2.CutMix(num_classes=len(CLASSES))], profile.cutmix_probability)
     return TrainingComponents(
-        model_name, accelerator, model, ema_model, optimizer, lr_scheduler, train_loader,
-        validation_loader, profile.micro_batch_size, cutmix,
+        model_name, accelerator, model, ema_model, nn.CrossEntropyLoss(), optimizer, lr_scheduler,
+        train_loader, validation_loader, profile.micro_batch_size, cutmix,
     )  # fmt: skip
 
 
