@@ -9,7 +9,7 @@
 #
 # A second call skips what is done and goes on where the last one broke off.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd -P) # also through a link
 unset PYTHONDONTWRITEBYTECODE # without bytecode files every import is slow
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} # this checkout's code, whatever else is installed
 
@@ -18,9 +18,31 @@ fail() {
   exit "${2:-1}"
 }
 
+# Ends with the reason if an environment lacks what pyproject.toml lists or does not use this checkout.
+check='
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("its Python is older than 3.11")
+import packaging.requirements, pathlib, tomllib
+from importlib.metadata import version
+import dfd_utils
+if pathlib.Path(dfd_utils.__file__).resolve().parents[1] != pathlib.Path.cwd():
+    sys.exit(f"it uses {dfd_utils.__file__}")
+version("dfd-utils") # a run notes it
+for line in tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"]:
+    wanted = packaging.requirements.Requirement(line)
+    if not wanted.specifier.contains(version(wanted.name), prereleases=True):
+        sys.exit(f"it has {wanted.name} {version(wanted.name)}, not {wanted.specifier}")
+import papermill, torch, accelerate # accelerate uses torch
+'
+
+runs() { # whether a Python runs and is new enough
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 find_python() { # prints a Python 3.11 or newer
   for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if runs "$candidate"; then
       command -v "$candidate"
       return
     fi
@@ -29,27 +51,37 @@ find_python() { # prints a Python 3.11 or newer
 }
 
 make_venv() {
-  local venv=$here/.venv
-  if command -v uv >/dev/null; then
-    [ -x "$venv/bin/python" ] || uv venv --quiet --python '>=3.11' "$venv"
+  local venv=$here/.venv uv base
+  uv=$(command -v uv || true)
+  if ! { runs "$venv/bin/python" && { [ -n "$uv" ] || "$venv/bin/python" -m pip --version; }; } &>/dev/null; then
+    rm -rf "$venv" # absent, half-made or of a Python that is gone
+    if [ -n "$uv" ]; then
+      uv venv --quiet --python '>=3.11' "$venv" || return
+    else
+      base=$(find_python) || exit
+      "$base" -m venv "$venv" ||
+        fail "cannot make $venv; on Debian and Ubuntu: apt install python3-venv (or install uv)" 2
+    fi
+  fi
+  if [ -n "$uv" ]; then
     uv pip install --quiet --python "$venv/bin/python" -e "$here[test]"
   else
-    [ -x "$venv/bin/python" ] || "$(find_python)" -m venv "$venv" ||
-      fail "cannot make $venv; on Debian and Ubuntu: apt install python3-venv (or install uv)" 2
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$here[test]"
   fi
 }
 
-setup() { # sets $python: the active environment where it holds dfd_utils, else .venv
-  local active=${CONDA_PREFIX:-${VIRTUAL_ENV:-}}
-  if [ -n "$active" ] && "$active/bin/python" -c 'import dfd_utils, torch' 2>/dev/null; then
-    python=$active/bin/python
-    return
-  fi
+setup() { # sets $python: an active environment that can do the job, else .venv
+  local prefix reason reasons=() stamp=$here/.venv/.complete wanted
+  for prefix in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
+    python=$prefix/bin/python
+    [ -n "$prefix" ] && [ "$prefix" != "$here/.venv" ] || continue
+    reason=$(cd "$here" && "$python" -c "$check" 2>&1) && return
+    reasons+=("environment: $prefix is not used: ${reason##*$'\n'}")
+  done
   python=$here/.venv/bin/python
-  local stamp=$here/.venv/.complete wanted
   wanted=$(cksum <"$here/pyproject.toml")
-  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! runs "$python"; then
+    [ ${#reasons[@]} = 0 ] || printf '%s\n' "${reasons[@]}"
     echo "environment: installing into .venv (PyTorch is large: 1 to 5 minutes) …"
     local start=$SECONDS
     make_venv || fail "the installation failed; see the lines above, then call again"
@@ -68,8 +100,8 @@ test)
   setup
   shift
   cd "$here"
-  "$python" -c 'import importlinter, pytest, ruff, statsmodels, torchmetrics' 2>/dev/null ||
-    fail "the active environment lacks the test packages: pip install -e '.[test]'" 2
+  lacks=$("$python" -c 'import importlinter, onnxscript, pytest, ruff, statsmodels, torchmetrics' 2>&1) ||
+    fail "$python lacks test packages (${lacks##*$'\n'}); in this environment: pip install -e '.[test]'" 2
   "$python" -m ruff format --check --quiet . || fail "formatting: run ruff format"
   "$python" -m ruff check --quiet . || fail "lint: run ruff check"
   "${python%/*}/lint-imports" --no-cache >/dev/null || fail "import order: run lint-imports"
@@ -77,6 +109,6 @@ test)
   ;;
 *)
   setup
-  exec "$python" -m dfd_utils run "$@"
+  exec "$python" -P -m dfd_utils run "$@"
   ;;
 esac

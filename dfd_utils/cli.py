@@ -18,9 +18,10 @@ _MODEL = "default: the best model of the newest run, by Validation"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    # Lines are written at once, also to a file or a pipe.
+    # Lines are written at once, also to a file or a pipe; in UTF-8, whatever the locale is, and
+    # the bytes of a file name that is not UTF-8 as they are.
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", line_buffering=True)
     try:
         return options.command(options) or 0
     except UserError as error:
@@ -139,10 +140,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--json", type=Path, metavar="FILE", help="receives the rows as JSON")
 
-    add = command("evaluate", commands.evaluate, "evaluate all models of a folder on a split")
+    def add_fake_output(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--fake-output", type=int, choices=(0, 1),
+            help="output of a FILE that means Fake (default: 1)",
+        )  # fmt: skip
+
+    add = command("evaluate", commands.evaluate, "evaluate models on a split of a data set")
     add.add_argument("--data", required=True, type=Path, metavar="DIR")
     add.add_argument("--split", default="Test", help="Train, Validation or Test")
-    add.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    add_fake_output(add)
+    add.add_argument("runs", nargs="+", type=Path, metavar="RUN|FILE")
 
     add = command("compare", commands.compare, "compare two models by their predictions")
     add.add_argument("predictions", nargs=2, type=Path, metavar="CSV")
@@ -150,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("predict", commands.predict, "classify images as Real or Fake")
     add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
+    add_fake_output(add)
     add.add_argument("--format", choices=("text", "json", "csv"), default="text")
     add.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     add.add_argument("--resume", action="store_true", help="continue after the last row of FILE")
@@ -173,5 +182,6 @@ def _parser() -> argparse.ArgumentParser:
     add = command("export", commands.export, "write a model in another format")
     add.add_argument("--onnx", action="store_true", required=True, help="the format")
     add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
-    add.add_argument("--out", type=Path, metavar="FILE", help="default: model.onnx beside it")
+    add_fake_output(add)
+    add.add_argument("--out", type=Path, metavar="FILE", help="default: the same name with .onnx")
     return parser

@@ -110,15 +110,31 @@ def evaluate(options: argparse.Namespace) -> None:
     from dfd_utils.reporting.evaluation_figures import write_confusion_matrix
     from dfd_utils.runtime.distributed import process_state
 
-    data, models = _data_folder(options.data), find_models(*options.runs)
+    data = _data_folder(options.data)
+    models = find_models(*options.runs, fake_output=options.fake_output)
     table = evaluate(models, data, options.split)
     if not process_state().is_main_process:  # it has scored its share
         return
     print("positive class: Fake; threshold 0.5")
     print(table.drop(columns="folder").round(4).to_string())
     for model in models:
+        _warn_if_inverted(model, model.metrics(data, options.split))
         write_confusion_matrix(model, data, options.split)
         print(f"written to {model.results_folder(data)}")
+
+
+def _warn_if_inverted(model, metrics: dict) -> None:
+    low, high = metrics["intervals"]["auc"]
+    if high is None or high >= 0.5:
+        return
+    remedy = f"try --fake-output {1 - model.fake_output}"
+    if model.is_calibrated:
+        remedy = "check that the images in the folders Real and Fake are what these names say"
+    print(
+        f"warning: {model.name} takes Real for Fake: its AUC is {metrics['auc']:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}), below 0.5; {remedy}",
+        file=sys.stderr,
+    )
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -136,15 +152,14 @@ def compare(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     from dfd_utils.inference.output import write_predictions
+    from dfd_utils.models.trained import choose_model
 
     if options.resume and not options.output:
         raise UserError("--resume requires --output FILE")
-    # A file name need not be valid UTF-8: its bytes are written as they are.
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")
+    model = choose_model(options.model, options.fake_output)
     failed = write_predictions(
-        options.paths, options.model, options.format, options.output, options.resume,
-        options.explain, options.face_check,
+        options.paths, model, options.format, options.output, options.resume, options.explain,
+        options.face_check,
     )  # fmt: skip
     return 3 if failed else 0
 
@@ -157,5 +172,7 @@ def demo(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     from dfd_utils.models.onnx_export import export_onnx
+    from dfd_utils.models.trained import choose_model
 
-    print(f"written to {export_onnx(options.model, options.out)}")
+    model = choose_model(options.model, options.fake_output)
+    print(f"written to {export_onnx(model, options.out)}")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
@@ -9,17 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile, features
 
 from dfd_utils.config import UserError
+
+try:
+    from pillow_heif import HeifImageFile  # used directly: registering it would change Pillow
+except ImportError:  # the extra `heif` is not installed
+    HeifImageFile = None
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif",
 )  # fmt: skip
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+if "avif" in features.modules and features.check_module("avif"):
+    IMAGE_SUFFIXES, FORMATS = (*IMAGE_SUFFIXES, ".avif"), (*FORMATS, "AVIF")
+PILLOW_FORMATS = FORMATS
+if HeifImageFile is not None:
+    IMAGE_SUFFIXES, FORMATS = (*IMAGE_SUFFIXES, ".heic", ".heif"), (*FORMATS, "HEIF")
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 3 * MAX_PIXELS  # the size of the largest image without compression
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10, and each costs a whole pass
+MAX_TEXTS = 100  # of a PNG, that are compressed
 ORIENTATION_TAG = 0x0112  # of EXIF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -100,9 +112,10 @@ def _matching_files(pattern: str) -> list[str]:
 def read_pixels(path: str | Path) -> np.ndarray:
     """Decode an image file to uint8 RGB `[H, W, 3]`, turned upright by its EXIF tag.
 
-    Reads JPEG, PNG, WebP, BMP, TIFF (first page) and GIF in any colour mode; scales 16 bits to 8
-    and composites transparent pixels on white. Refuses before decoding: anything but a regular
-    file, more than `MAX_BYTES` or `MAX_PIXELS`, animations, JPEGs of more than `MAX_SCANS` scans.
+    Reads `FORMATS` (of TIFF the first page, of HEIF the primary image) in any colour mode; scales
+    16 bits to 8 and composites transparent pixels on white. Refuses before decoding: anything but a
+    regular file, more than `MAX_BYTES` or `MAX_PIXELS`, animations, JPEGs of more than `MAX_SCANS`
+    scans.
 
     Raises:
         UserError: one line with the file and the reason.
@@ -123,7 +136,7 @@ def read_content(path: str | Path) -> bytes:
     if status.st_size == 0:
         raise ValueError("an empty file, not an image")
     if status.st_size > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES // 10**6} MB")
+        raise ValueError(f"more than {MAX_BYTES // 10**6} MB: not an image, or too large")
     return Path(path).read_bytes()
 
 
@@ -137,7 +150,7 @@ def decode(content: bytes) -> np.ndarray:
     if pixels is not None:
         return pixels
     try:
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
+        with open_image(content) as image:
             _check_header(image, content)
             image.load()  # rotates a TIFF by its tag and removes the tag
             upright = _UPRIGHT.get(_orientation(image))
@@ -147,17 +160,78 @@ def decode(content: bytes) -> np.ndarray:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"not an image ({', '.join(FORMATS)}), or damaged") from error
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow raises errors of any kind on damaged files
-        raise ValueError(f"not a readable image ({error})") from error
+    except Exception as error:  # of any kind on damaged files, and of several lines
+        reason = " ".join(str(error).split())
+        if not isinstance(error, ValueError):
+            reason = f"not a readable image ({reason})"
+        raise ValueError(reason) from error
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Return a file's content as an image of Pillow, whose pixels are not decoded yet.
+
+    Raises:
+        Exception: of any kind if the content is not an image of `FORMATS`.
+    """
+    kind = _isobmff_kind(content)
+    if kind == "HEIF":
+        if HeifImageFile is None:
+            raise ValueError("a HEIC image; to read it: pip install 'dfd-utils[heif]'")
+        return HeifImageFile(BytesIO(content))
+    if kind == "AVIF" and kind not in FORMATS:
+        raise ValueError("an AVIF image; to read it: pip install --upgrade pillow")
+    if content.startswith(b"\x89PNG"):
+        content = _without_long_texts(content)
+    return Image.open(BytesIO(content), formats=PILLOW_FORMATS)
+
+
+def _isobmff_kind(content: bytes) -> str | None:
+    """Return "AVIF" or "HEIF" by the brands at the start of the file (ISO/IEC 23008-12)."""
+    if content[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(content[:4], "big"), 256)
+    brands = {content[start : start + 4] for start in range(8, end, 4)}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIF" if brands & {b"heic", b"heix", b"heim", b"heis", b"mif1"} else None
+
+
+def _without_long_texts(content: bytes) -> bytes:
+    """Return a PNG without the compressed texts and the colour profile that are too long.
+
+    Pillow refuses an image with one of more than 1 MB. One with more than `MAX_TEXTS` is returned
+    as it is, so that hostile files cost little time.
+    """
+    kept, start, position, texts = [], 0, 8, 0
+    while position < len(content) and texts <= MAX_TEXTS:
+        end = position + 12 + int.from_bytes(content[position : position + 4], "big")
+        kind = content[position + 4 : position + 8]
+        if kind in (b"zTXt", b"iTXt", b"iCCP"):
+            texts += 1
+            if _is_long(kind, content[position + 8 : end - 4]):
+                kept.append(content[start:position])
+                start = end
+        position = end
+    return b"".join([*kept, content[start:]]) if kept and texts <= MAX_TEXTS else content
+
+
+def _is_long(kind: bytes, data: bytes) -> bool:
+    data = data.partition(b"\0")[2][1:]  # behind the name, and the method or iTXt's flag
+    if kind == b"iTXt":
+        data = data[1:].split(b"\0", 2)[-1]  # behind the method and two names of the language
+    inflater = zlib.decompressobj()
+    try:
+        inflater.decompress(data, ImageFile.SAFEBLOCK)
+    except zlib.error:  # not compressed, or damaged: Pillow reads or ignores it
+        return False
+    return bool(inflater.unconsumed_tail)
 
 
 def _check_header(image: Image.Image, content: bytes) -> None:
     """Raise a ValueError for an image that must not be decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels")
-    if image.format in ("PNG", "WEBP", "GIF") and getattr(image, "is_animated", False):
+    if image.format in ("PNG", "WEBP", "GIF", "AVIF") and getattr(image, "is_animated", False):
         raise ValueError("an animation; save one of its frames as an image")
     if image.info.get("progressive") and content.count(b"\xff\xda") > MAX_SCANS:
         raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")

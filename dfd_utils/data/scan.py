@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import stat
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -117,11 +118,12 @@ def measure_cached(
             records[chunk] = measured
             progress.update(len(chunk))
     if len(todo):
-        partial = cache.with_name(".partial.npz")
+        partial = cache.with_name(f".{uuid.uuid4().hex}.partial.npz")
         try:
             np.savez(partial, version=VERSION, keys=keys.to_numpy("U"), records=records)
             os.replace(partial, cache)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             raise UserError(f"{cache}: cannot be written ({error.strerror})") from error
     return records
 

@@ -13,8 +13,8 @@ from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.evaluate import evaluate_missing
 from dfd_utils.models.trained import TrainedModel
 
-# Settings in which trainings with other seeds may differ.
-MAY_DIFFER = ("name", "seed", *RESULT_NEUTRAL_SETTINGS)
+# Settings in which trainings with other seeds may differ; weights are compared by their content.
+MAY_DIFFER = ("name", "seed", "weights", *RESULT_NEUTRAL_SETTINGS)
 
 
 def runs_with_other_seeds(model: TrainedModel) -> list[TrainedModel]:

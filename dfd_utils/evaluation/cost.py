@@ -21,8 +21,9 @@ def model_cost(model: TrainedModel) -> dict:
     layers that PyTorch's FlopCounterMode does not know (normalisation, activation).
     """
     network, size = model.load(), model.description.image_size
+    device = next(network.parameters()).device  # Grad-CAM may have moved it
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        network(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
     return {
         "parameters (million)": sum(p.numel() for p in network.parameters()) / 1e6,
         "GFLOPs per image": counter.get_total_flops() / 1e9,

@@ -93,8 +93,8 @@ def severity_auc(
 
 
 def _wins(table: pd.DataFrame) -> np.ndarray:
-    """Return 1 where a Fake (column) scores above a Real (row), ties 0.5: the mean is the AUC."""
-    real, fake = (table["score"].to_numpy()[table["label"] == label] for label in (0, 1))
+    """Return 1 where a Fake (column) ranks above a Real (row), ties 0.5: the mean is the AUC."""
+    real, fake = (table["logit"].to_numpy()[table["label"] == label] for label in (0, 1))
     return (fake > real[:, None]) + 0.5 * (fake == real[:, None])
 
 
@@ -110,7 +110,7 @@ def auc_on_test(pair: dict[str, TrainedModel], data: DataFolder) -> pd.DataFrame
     """Return auc, low and high (DeLong, 95 %) on Test of WITHOUT, WITH and DIFFERENCE."""
     evaluate_missing(pair.values(), data)
     tables = {training: model.predictions(data, "Test") for training, model in pair.items()}
-    rows = {t: delong_interval(table["label"], table["score"]) for t, table in tables.items()}
-    paired = delong(tables[WITH]["label"], tables[WITH]["score"], tables[WITHOUT]["score"])
+    rows = {t: delong_interval(table["label"], table["logit"]) for t, table in tables.items()}
+    paired = delong(tables[WITH]["label"], tables[WITH]["logit"], tables[WITHOUT]["logit"])
     rows[DIFFERENCE] = paired["difference"], paired["low"], paired["high"]
     return pd.DataFrame(rows, index=["auc", "low", "high"]).T

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.transforms import eval_transform
-from dfd_utils.models.trained import TrainedModel, predictions_file, read_metrics_file
+from dfd_utils.models.scoring import apply_temperature
+from dfd_utils.models.trained import TrainedModel, read_metrics_file, results_file, results_name
 from dfd_utils.runtime.distributed import process_state, run_on_main
 from dfd_utils.runtime.files import content_hash, write_atomic, write_json
 from dfd_utils.stats.bootstrap import bootstrap
 from dfd_utils.stats.metrics import (
     calibration_metrics,
     choose_threshold,
-    remove_temperature,
+    confidence,
     threshold_metrics,
 )
 
@@ -32,10 +34,10 @@ def evaluate(
 ) -> pd.DataFrame:
     """Evaluate models on one split; return a row per model.
 
-    Writes predictions_<split>.csv (`path,label,score`; label 0 = Real, 1 = Fake; score = calibrated
-    probability of Fake) and the split's entry in metrics.json (see `compute_metrics`) into
-    `model.results_folder(data)`. Existing results of the same model on the same images are reused;
-    with another number of `resamples`, only the intervals are computed again.
+    Writes predictions_<split>.csv (see `score_split`; label 0 = Real, 1 = Fake) and the split's
+    entry in metrics.json (see `compute_metrics`) into `model.results_folder(data)`. Existing
+    results of the same model on the same images are reused; with another number of `resamples`,
+    only the intervals are computed again.
 
     Raises:
         UserError: bad data, a model that cannot be read, or scores that are not numbers.
@@ -49,7 +51,7 @@ def evaluate(
             if process_state().is_main_process:
                 log(f"{model.name}: scoring {split} of {data.name}")
             predictions = score_split(model, data, split)
-            entry = run_on_main(_write_results, model, data, split, predictions, resamples)
+            entry = run_on_main(_write_predictions, model, data, split, predictions, resamples)
         names = ("images", "auc", "accuracy", "precision", "recall", "f1")
         row = {"model": model.name, "folder": str(model.results_folder(data))}
         rows.append(row | {name: entry[name] for name in names})
@@ -66,22 +68,23 @@ def evaluate_missing(
 
 
 def score_split(model: TrainedModel, data: DataFolder, split: str) -> pd.DataFrame:
-    """Return `path,label,score` of every image of a split, in the order of the data.
+    """Return path and the columns of `model.score`, a row per image, in the order of the data.
 
     Raises:
         UserError: as `evaluate`.
     """
     dataset = data.split(split, eval_transform(model.description.image_size))
-    labels, scores = model.score(dataset)
-    check_scores(model, scores)
-    return pd.DataFrame({"path": dataset.names, "label": labels, "score": scores})
+    table = model.score(dataset)
+    check_logits(model, table["logit"])
+    table.insert(0, "path", dataset.names)
+    return table
 
 
-def check_scores(model: TrainedModel, scores: np.ndarray) -> None:
-    """Raise a UserError if scores of the model are NaN."""
-    if invalid := np.isnan(scores).sum():
+def check_logits(model: TrainedModel, logits: ArrayLike) -> None:
+    """Raise a UserError if logits of the model are not finite."""
+    if invalid := (~np.isfinite(logits)).sum():
         raise UserError(
-            f"{model.folder}: the model's output is not a number for {invalid} of {len(scores)} "
+            f"{model.folder}: the model's output is not a number for {invalid} of {len(logits)} "
             "images; train it again"
         )
 
@@ -90,28 +93,41 @@ def _reuse_results(
     model: TrainedModel, data: DataFolder, split: str, resamples: int
 ) -> dict | None:
     """Return the metrics of existing predictions; None if there are none, or they have changed."""
-    entry = model.find_metrics(data, split)
-    path = predictions_file(model.results_folder(data), split)
-    if entry is None or not path.is_file():
+    table = model.find_table(data, split)
+    if table is None:
         return None
-    if content_hash(path.read_bytes()) != entry["predictions"]:
-        return None
-    if entry["resamples"] != resamples:
-        return _write_results(model, data, split, model.predictions(data, split), resamples)
-    return entry
+    entry = model.metrics(data, split)
+    if entry["resamples"] == resamples:
+        return entry
+    return _write_predictions(model, data, split, table, resamples)
 
 
-def _write_results(
+def _write_predictions(
     model: TrainedModel, data: DataFolder, split: str, predictions: pd.DataFrame, resamples: int
 ) -> dict:
-    folder, table = model.results_folder(data), predictions.to_csv(index=False)
-    write_atomic(predictions_file(folder, split), table)
-    entry = compute_metrics(predictions, model, resamples) | {
-        "resamples": resamples,
-        "scored": model.results_key(data, split),
-        "predictions": content_hash(table),
-    }
-    update_metrics_file(model, folder, split, entry)
+    entry = compute_metrics(predictions, model, resamples) | {"resamples": resamples}
+    return write_results(model, data, split, predictions, entry)
+
+
+def write_results(
+    model: TrainedModel,
+    data: DataFolder,
+    split: str,
+    table: pd.DataFrame,
+    entry: dict,
+    kind: str = "predictions",
+    request: str = "",
+) -> dict:
+    """Write a table of scores as `<kind>_<split>.csv` and its entry in metrics.json; return that.
+
+    `model.find_table` then returns the table for the same images, model and `request`, a text of
+    all else that it depends on.
+    """
+    path, content = results_file(model.results_folder(data), split, kind), table.to_csv(index=False)
+    write_atomic(path, content)
+    key = model.results_key(data, split) + request
+    entry = entry | {"scored": key, "predictions": content_hash(content)}
+    update_metrics_file(model, path.parent, results_name(split, kind), entry)
     return entry
 
 
@@ -123,18 +139,14 @@ def compute_metrics(predictions: pd.DataFrame, model: TrainedModel, resamples: i
     Validation; `before_temperature` the calibration metrics of the uncalibrated scores; `oracle`
     the metrics at the best threshold for these images: a bound, not a result, so no intervals.
     """
-    labels, scores = predictions["label"], predictions["score"].to_numpy()
+    labels, scores, logits = (predictions[name] for name in ("label", "score", "logit"))
     chosen = model.description.threshold
+    candidates = {"calibrated": scores, "raw": apply_temperature(logits), "chosen": scores}
+    thresholds = {"calibrated": 0.5, "raw": 0.5, "chosen": chosen}
     resampled = bootstrap(
-        labels,
-        {
-            "calibrated": scores,
-            "raw": remove_temperature(scores, model.description.temperature),
-            "chosen": scores,
-        },
-        resamples,
-        threshold={"calibrated": 0.5, "raw": 0.5, "chosen": chosen},
-    )
+        labels, candidates, resamples, threshold=thresholds,
+        logits_by_model=dict.fromkeys(candidates, logits),
+    )  # fmt: skip
 
     def entry(which: str, names: Iterable[str]) -> dict:
         table = resampled.intervals.loc[which].loc[list(names)]
@@ -153,15 +165,14 @@ def compute_metrics(predictions: pd.DataFrame, model: TrainedModel, resamples: i
 
 
 def select_error_examples(predictions: pd.DataFrame, images: int) -> pd.DataFrame:
-    """Return the `images` most confident mistakes at 0.5 and the `images` scores nearest to 0.5.
+    """Return the `images` most confident mistakes at 0.5 and the `images` least confident ones.
 
     Columns kind ("mistake" or "uncertain"), path, label, score; no more mistakes than there are.
     """
-    error = (predictions["score"] - predictions["label"]).abs()
     wrong = (predictions["score"] >= 0.5) != predictions["label"]
-    distance = (predictions["score"] - 0.5).abs()
-    mistakes = predictions.loc[error[wrong].nlargest(images).index].assign(kind="mistake")
-    uncertain = predictions.loc[distance.nsmallest(images).index].assign(kind="uncertain")
+    sure = confidence(predictions["score"], predictions.get("logit"))
+    mistakes = predictions.loc[sure[wrong].nlargest(images).index].assign(kind="mistake")
+    uncertain = predictions.loc[sure.nsmallest(images).index].assign(kind="uncertain")
     return pd.concat([mistakes, uncertain])[["kind", "path", "label", "score"]]
 
 

@@ -1,7 +1,8 @@
-"""Files of predictions: `path,label,score`."""
+"""Files of predictions: `path,label,score` and, if `dfd evaluate` wrote them, `logit`."""
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dfd_utils.config import UserError
@@ -10,7 +11,7 @@ COLUMNS = ["path", "label", "score"]
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """Return the predictions in a CSV file: path (text), label (0 or 1), score (0..1).
+    """Return the predictions in a CSV file: path (text), label (0 or 1), score (0..1), any logit.
 
     Raises:
         UserError: missing or unreadable file, missing column, no row, a path twice, a bad value.
@@ -25,12 +26,18 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
         raise UserError(f"{path}: column {', '.join(missing)} is missing")
     if frame.empty:
         raise UserError(f"{path}: contains no predictions")
-    frame = frame[COLUMNS].reset_index(drop=True)
-    label, score = (pd.to_numeric(frame[name], errors="coerce") for name in COLUMNS[1:])
-    bad = ~(label.isin((0, 1)) & score.between(0, 1))
-    if bad.any():
-        row = ",".join(map(str, frame[bad].iloc[0]))
-        raise UserError(f"{path}: label 0 or 1 and score in 0..1 expected, found '{row}'")
+    exact = [name for name in ("score", "logit") if name in frame]
+    frame = frame[["path", "label", *exact]].reset_index(drop=True)
+    numbers = frame.drop(columns="path").apply(pd.to_numeric, errors="coerce")
+    good = numbers["label"].isin((0, 1)) & numbers["score"].between(0, 1)
+    good &= np.isfinite(numbers).all(axis=1)
+    if not good.all():
+        row = ",".join(map(str, frame[~good].iloc[0]))
+        raise UserError(
+            f"{path}: label 0 or 1, score in 0..1 and, if there is one, a finite logit expected, "
+            f"found '{row}'"
+        )
     if (twice := frame["path"].duplicated()).any():
         raise UserError(f"{path}: {twice.sum()} paths repeated, as {frame['path'][twice].iloc[0]}")
-    return frame.assign(label=label.astype(int), score=[float(text) for text in frame["score"]])
+    frame[exact] = frame[exact].map(float)
+    return frame.assign(label=numbers["label"].astype(int))

@@ -11,17 +11,16 @@ from scipy.stats import binomtest
 from dfd_utils.data import transforms
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.loader import data_loader
-from dfd_utils.evaluation.evaluate import check_scores, update_metrics_file
+from dfd_utils.evaluation.evaluate import check_logits, write_results
 from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.scoring import apply_temperature, logit_margins
-from dfd_utils.models.trained import TrainedModel, read_metrics_file
+from dfd_utils.models.trained import TrainedModel
 from dfd_utils.runtime.accelerator import make_accelerator
-from dfd_utils.runtime.files import content_hash, write_atomic
 from dfd_utils.stats.paired_tests import delong_interval
 
 SEVERITIES = (1, 3, 5)
 BATCH = 8  # images, each in all its degraded versions
-COLUMNS = ("path", "label", "degradation", "severity", "score")
+COLUMNS = ("path", "label", "degradation", "severity")
 
 
 def degradation_grid(severities: tuple = SEVERITIES) -> list[tuple[str, int]]:
@@ -36,17 +35,18 @@ def degraded_predictions(
     severities: tuple = SEVERITIES,
     images: int = 200,
 ) -> list[pd.DataFrame]:
-    """Return each model's scores of degraded images: `path,label,degradation,severity,score`.
+    """Return each model's scores of degraded images.
 
-    Every n-th image of the split, about `images` in all, is degraded in the same way for every
-    model. The scores are kept as degraded_<split>.csv in `model.results_folder(data)` and reused
-    for the same model, images and arguments.
+    Columns: path, label, degradation, severity, and score and logit as in `model.score`. Every n-th
+    image of the split, about `images` in all, is degraded in the same way for every model. The
+    scores are kept as degraded_<split>.csv in `model.results_folder(data)` and reused for the same
+    model, images and arguments.
 
     Raises:
         UserError: as `evaluate`.
     """
-    request = f", {images} images, severities {severities}"
-    tables = [_read(model, data, split, request) for model in models]
+    kind, request = "degraded", f", {images} images, severities {severities}"
+    tables = [model.find_table(data, split, kind, request) for model in models]
     by_size = {}  # images are degraded once for all models of the same image size
     for index, model in enumerate(models):
         if tables[index] is None:
@@ -56,28 +56,8 @@ def degraded_predictions(
         scored = _score(group, size, data, split, severities, images)
         for index, table in zip(indices, scored, strict=True):
             tables[index] = table
-            _write(models[index], data, split, request, table)
+            write_results(models[index], data, split, table, {}, kind, request)
     return tables
-
-
-def _read(model: TrainedModel, data: DataFolder, split: str, request: str) -> pd.DataFrame | None:
-    path = model.results_folder(data) / f"degraded_{split}.csv"
-    entry = read_metrics_file(path.parent).get(path.stem, {})
-    if entry.get("scored") != model.results_key(data, split) + request or not path.is_file():
-        return None
-    if content_hash(path.read_bytes()) != entry["predictions"]:
-        return None
-    return pd.read_csv(path, converters={"score": float})  # exact to the last bit
-
-
-def _write(
-    model: TrainedModel, data: DataFolder, split: str, request: str, table: pd.DataFrame
-) -> None:
-    path, content = model.results_folder(data) / f"degraded_{split}.csv", table.to_csv(index=False)
-    write_atomic(path, content)
-    entry = {"scored": model.results_key(data, split) + request}
-    entry["predictions"] = content_hash(content)
-    update_metrics_file(model, path.parent, path.stem, entry)
 
 
 @torch.inference_mode()
@@ -108,12 +88,13 @@ def _score(
         for path, label in zip(dataset.names, dataset.labels.tolist(), strict=True)
         for version in versions
     ]
-    table = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    table = pd.DataFrame(rows, columns=COLUMNS)
     tables = []
     for model, parts in zip(models, margins, strict=True):
-        scores = apply_temperature(np.concatenate(parts), model.description.temperature)
-        check_scores(model, scores)
-        tables.append(table.assign(score=scores))
+        logits = np.concatenate(parts)
+        check_logits(model, logits)
+        scores = apply_temperature(logits, model.description.temperature)
+        tables.append(table.assign(score=scores, logit=logits))
     return tables
 
 
@@ -135,10 +116,10 @@ def degradation_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for version, part in predictions.groupby(["degradation", "severity"], sort=False):
-        label, score = part["label"], part["score"]
-        correct = int(((score >= 0.5) == label).sum())
+        label = part["label"]
+        correct = int(((part["score"] >= 0.5) == label).sum())
         interval = binomtest(correct, len(part)).proportion_ci(0.95, "wilson")
         accuracy = correct / len(part), interval.low, interval.high
-        rows.append((*version, len(part), *delong_interval(label, score), *accuracy))
+        rows.append((*version, len(part), *delong_interval(label, part["logit"]), *accuracy))
     columns = ["degradation", "severity", "images", "auc", "auc_low", "auc_high"]
     return pd.DataFrame(rows, columns=[*columns, "accuracy", "accuracy_low", "accuracy_high"])

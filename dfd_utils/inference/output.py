@@ -20,7 +20,7 @@ from dfd_utils.runtime.files import content_hash, read_json, write_json
 
 def write_predictions(
     paths: Iterable[str],
-    model: Path | None = None,
+    model: TrainedModel | Path | None = None,
     form: str = "text",
     output: Path | None = None,
     resume: bool = False,
@@ -80,16 +80,19 @@ def _list_files(paths: Iterable[str]) -> tuple[list[str], str]:
 def _read_stdin(paths: Iterable[str]) -> Iterable[str]:
     for path in map(str, paths):
         if path == "-":
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+            lines = sys.stdin.buffer.read().decode("utf-8-sig", "surrogateescape").split("\n")
+            yield from filter(None, (line.removesuffix("\r") for line in lines))
         else:
             yield path
 
 
 def _describe(model: TrainedModel) -> str:
     description = model.description
-    path = model.folder if model.is_calibrated else f"{model.weights_file}, not calibrated"
+    path = model.folder
+    if not model.is_calibrated:
+        path = f"{model.weights_file}, not calibrated, output {model.fake_output} is Fake"
     return (
-        f"model: {path} ({model.title}, {description.image_size} px; 0 = Real, 1 = Fake; "
+        f"model: {path} ({model.title}, {description.image_size} px; labels 0 = Real, 1 = Fake; "
         f"the label is Fake if the score is at least {description.threshold:.3f})"
     )
 

@@ -29,7 +29,6 @@ from dfd_utils.runtime.accelerator import make_accelerator
 COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
 MIN_FILES_FOR_WORKERS = 65  # with fewer, starting worker processes takes longer than it saves
 FACE_CHECK_LIMIT = 1000  # by default not for more images: it takes longer than scoring them
-HEAT_MAP_BATCH = 8  # gradients need much more memory per image than scores
 MAX_HEAT_MAP_NAME = 40  # characters of the image's name in the heat map's file name
 MIN_SIDE_RATIO = 0.5  # of the model's image size; a shorter side gets a warning
 
@@ -82,7 +81,7 @@ class UntrustedImages(Dataset):
 
 
 def predict(
-    paths: Iterable[str | Path] | str | Path, model: str | Path | None = None
+    paths: Iterable[str | Path] | str | Path, model: TrainedModel | str | Path | None = None
 ) -> pd.DataFrame:
     """Classify images as Real or Fake; return a row per input, in the order given.
 
@@ -134,7 +133,9 @@ def iter_predictions(
     dataset = UntrustedImages(files[start:], described.image_size, find_faces, threads)
     parallel = on_gpu and len(dataset) >= MIN_FILES_FOR_WORKERS
     workers = min(8, torch.get_num_threads()) if parallel else 0
-    batch_size = inference_batch_size(accelerator.device, described.image_size)
+    batch_size = inference_batch_size(
+        accelerator.device, described.image_size, accelerator.num_processes
+    )
     loader = accelerator.prepare_data_loader(data_loader(dataset, batch_size, num_workers=workers))
     scorer = fuse_batchnorm(network.to(accelerator.device))
     bar = tqdm(
@@ -164,12 +165,11 @@ def _write_heat_maps(
     model: TrainedModel, images: Tensor, numbers: list[int], rows: list[dict], folder: Path
 ) -> None:
     scored = [index for index, row in enumerate(rows) if row["error"] is None]
-    for start in range(0, len(scored), HEAT_MAP_BATCH):
-        indices = scored[start : start + HEAT_MAP_BATCH]
-        for index, heat in zip(indices, heat_maps(model, images[indices]), strict=True):
-            path = Path(rows[index]["path"])
-            name = f"{numbers[index] + 1:06}_{path.stem[:MAX_HEAT_MAP_NAME]}.png"
-            save_overlay(read_image(path), heat, folder / name)
+    maps = heat_maps(model, images[scored]) if scored else ()
+    for index, heat in zip(scored, maps, strict=True):
+        path = Path(rows[index]["path"])
+        name = f"{numbers[index] + 1:06}_{path.stem[:MAX_HEAT_MAP_NAME]}.png"
+        save_overlay(read_image(path), heat, folder / name)
 
 
 def _reading_threads() -> ThreadPoolExecutor:

@@ -11,7 +11,7 @@ import torch
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.transforms import MEAN, STD
 from dfd_utils.models.registry import MODELS
-from dfd_utils.models.weights import read_weights
+from dfd_utils.models.weights import count_outputs, read_weights
 from dfd_utils.runtime.files import read_json, write_json
 
 # The same for all models; a model.json with other values is refused.
@@ -66,17 +66,26 @@ class ModelDescription:
 
 
 def recognize_weights(path: Path) -> ModelDescription:
-    """Describe a file of weights by their names and shapes; assumes 0 = Real and 1 = Fake.
+    """Describe a file of weights by their names and shapes.
 
     Raises:
         UserError: it is no file of weights, or of no known architecture with two outputs.
     """
-    shapes = {key: value.shape for key, value in read_weights(path).items()}
+    state = read_weights(path)
+    shapes = {key: value.shape for key, value in state.items()}
     for name, entry in MODELS.items():
+        if not (outputs := count_outputs(state, entry.head)):
+            continue
         with torch.device("meta"):
-            expected = entry.builder(num_classes=len(CLASSES)).state_dict()
-        if shapes == {f"backbone.{key}": value.shape for key, value in expected.items()}:
+            expected = entry.builder(num_classes=outputs).state_dict()
+        if shapes != {f"backbone.{key}": value.shape for key, value in expected.items()}:
+            continue
+        if outputs == len(CLASSES):
             return ModelDescription(name)
+        raise UserError(
+            f"{path}: a {entry.title} whose number of outputs is {outputs:,}, not {len(CLASSES)} "
+            f"({', '.join(CLASSES)}); train it first: dfd train --model {name} --weights {path} …"
+        )
     raise UserError(
         f"{path}: the weights of no known model with {len(CLASSES)} outputs ({', '.join(MODELS)})"
     )

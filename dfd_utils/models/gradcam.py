@@ -15,7 +15,10 @@ from dfd_utils.data.dataset import read_image
 from dfd_utils.data.transforms import eval_transform
 from dfd_utils.models.registry import MODELS
 from dfd_utils.models.trained import TrainedModel
+from dfd_utils.runtime.distributed import process_state
 from dfd_utils.runtime.files import write_atomic
+
+BATCH = 8  # images; gradients need much more memory per image than scores
 
 
 def grad_cam(model: TrainedModel, paths: list[Path]) -> np.ndarray:
@@ -32,22 +35,27 @@ def heat_maps(model: TrainedModel, images: Tensor) -> np.ndarray:
 
     Grad-CAM: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391. It uses the deepest layer
     whose map is at least 4 x 4. At 224 pixels that is the last one; at 64 pixels the last map is
-    2 x 2, which cannot resolve regions of a face.
+    2 x 2, which cannot resolve regions of a face. Computed in batches, on the device that the
+    model uses for scoring, where its network then remains.
 
     Args:
-        model: its network may be on any device.
-        images: uint8 `[N, 3, S, S]`.
+        model: the model.
+        images: uint8 `[N, 3, S, S]` on any device.
     """
-    size, network = model.description.image_size, model.load()
-    images = images.to(next(network.parameters()).device)
-    inputs = network.normalize(images).requires_grad_()
+    size, device = model.description.image_size, process_state().device
+    network = model.load().to(device)
     layers = MODELS[model.description.architecture].layers_by_stride
     stride = max((s for s in layers if size / s >= 4), default=min(layers))
     layer = network.backbone.get_submodule(layers[stride])
     grad_cam = LayerGradCam(network.backbone, layer)
-    maps = grad_cam.attribute(inputs, target=1, relu_attributions=True)
-    maps = LayerAttribution.interpolate(maps.detach(), (size, size), "bilinear")[:, 0]
-    return (maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()
+    parts = []
+    for batch in images.split(BATCH):
+        inputs = network.normalize(batch.to(device)).requires_grad_()
+        maps = grad_cam.attribute(inputs, target=1, relu_attributions=True).detach()
+        maps = LayerAttribution.interpolate(maps, (size, size), "bilinear")[:, 0]
+        maps /= maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        parts.append(maps.cpu().numpy())
+    return np.concatenate(parts)
 
 
 def overlay(image: Tensor, heat: np.ndarray) -> Image.Image:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.models.detector import Detector
-from dfd_utils.models.trained import choose_model
+from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.files import write_atomic
 
 
@@ -23,7 +23,7 @@ class _Scorer(nn.Module):
         return logits, torch.sigmoid((logits[:, 1] - logits[:, 0]) / self.temperature)
 
 
-def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Path:
+def export_onnx(model: TrainedModel | str | Path | None = None, out: Path | None = None) -> Path:
     """Write a model as one ONNX file; return its path.
 
     Input `images`: uint8 RGB `[N, 3, S, S]` for any N, resized to the model's image size S.
@@ -32,7 +32,7 @@ def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Pat
 
     Args:
         model: see `trained.choose_model`.
-        out: None writes `model.onnx` beside the model.
+        out: None writes it beside the weights, under their name (`model.onnx`).
 
     Raises:
         UserError: there is no such model, it has weights that are not finite numbers, the extra
@@ -66,4 +66,4 @@ def export_onnx(model: str | Path | None = None, out: Path | None = None) -> Pat
     }
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=str(value))
-    return write_atomic(out or trained.folder / "model.onnx", proto.SerializeToString())
+    return write_atomic(out or trained.weights_file.with_suffix(".onnx"), proto.SerializeToString())

@@ -57,7 +57,7 @@ def available_weights(name: str, weights: str, log: Callable[[str], None] = prin
     """Return the weights that a training can start from: `weights`, or "none".
 
     It is "none" where ImageNet's weights cannot be downloaded into torch's cache; a line in `log`
-    gives the reason.
+    gives the reason. Another line says if the last layer of a file is not used.
 
     Raises:
         UserError: unknown model, or a file of weights that does not fit it.
@@ -73,17 +73,21 @@ def available_weights(name: str, weights: str, log: Callable[[str], None] = prin
             )
             return "none"
     elif weights != "none":
-        create_model(name, weights)
+        create_model(name, weights, log)
     return weights
 
 
-def create_model(name: str, weights: str = "none") -> Detector:
+def create_model(
+    name: str, weights: str = "none", log: Callable[[str], None] | None = None
+) -> Detector:
     """Build the model `name` with two outputs.
 
     Args:
         name: a key of `MODELS`.
         weights: "none" (from scratch), "imagenet" (torchvision's, downloaded; see
-            `available_weights`), or a .safetensors or .pth file.
+            `available_weights`), or a file (see `read_weights`), whose last layer is used only
+            if it has two outputs.
+        log: receives a line if the file's last layer is not used.
 
     Raises:
         UserError: unknown model, or a file of weights that does not fit it.
@@ -102,5 +106,13 @@ def create_model(name: str, weights: str = "none") -> Detector:
     setattr(backbone.get_submodule(parent), leaf, head)
     model = Detector(backbone)
     if weights not in ("none", "imagenet"):
-        load_weights(model, Path(weights), name)
+        outputs = load_weights(model, Path(weights), name, entry.head)
+        if outputs is not None and log:
+            log(f"{weights}: its last layer has {outputs:,} outputs; a new one with 2 replaces it")
     return model
+
+
+def swap_outputs(model: Detector, name: str) -> None:
+    """Exchange the two outputs of a model of the architecture `name`."""
+    for parameter in model.backbone.get_submodule(get_architecture(name).head).parameters():
+        parameter.data = parameter.data.flip(0)

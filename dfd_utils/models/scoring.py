@@ -26,11 +26,10 @@ def predict_logits(
 
 
 def logit_margins(logits: np.ndarray) -> np.ndarray:
-    """Return the logit of Fake minus that of Real, `[N]`, of logits `[N, 2]`."""
-    return logits[:, 1] - logits[:, 0]
+    """Return the logit of Fake minus that of Real, float64 `[N]`, of logits float32 `[N, 2]`."""
+    return (logits[:, 1] - logits[:, 0]).astype(np.float64)
 
 
 def apply_temperature(margins: ArrayLike, temperature: float = 1.0) -> np.ndarray:
     """Return the probability of Fake, float64 `[N]`, of logit margins (Fake minus Real)."""
-    # In float32 small differences of margins would become ties.
     return expit(np.asarray(margins, dtype=np.float64) / temperature)

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import Dataset
@@ -18,7 +17,7 @@ from dfd_utils.config import BUILD_DIR, UserError
 from dfd_utils.data.loader import data_loader, inference_batch_size
 from dfd_utils.models.description import ModelDescription, recognize_weights
 from dfd_utils.models.detector import Detector, fuse_batchnorm
-from dfd_utils.models.registry import MODELS, create_model
+from dfd_utils.models.registry import MODELS, create_model, swap_outputs
 from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
 from dfd_utils.models.weights import load_weights
 from dfd_utils.runtime.accelerator import make_accelerator
@@ -27,31 +26,41 @@ from dfd_utils.runtime.files import content_hash, read_json
 if TYPE_CHECKING:
     from dfd_utils.data.folder import DataFolder
 
-VERSION = 4  # raise it whenever the same model and data give other predictions or metrics
+VERSION = 5  # raise it whenever the same model and data give other predictions or metrics
 
 
 class TrainedModel:
     """A model on disk, opened once.
 
     Args:
-        path: a model's folder, its .safetensors file, or a file of weights alone. The
+        path: a model's folder, its model.safetensors, or a file of weights alone. The
             architecture of the latter is recognised by its weights; the rest is as in the course
             project: Real = 0, Fake = 1, 224 pixels, threshold 0.5, not calibrated.
+        fake_output: the output (0 or 1) of a file of weights alone that means Fake; None: 1.
 
     Raises:
-        UserError: there is no model, or its description is damaged.
+        UserError: there is no model, its description is damaged, or `fake_output` is given though
+            it has a description.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, fake_output: int | None = None):
         path = Path(path)
         self.folder = path.parent if path.is_file() else path
+        self.weights_file = self.folder / "model.safetensors"
         described = (self.folder / "model.json").is_file()
-        if path.is_file() and not (path.suffix == ".safetensors" and described):
+        # Whether temperature and threshold were fitted; False for a file of weights alone.
+        self.is_calibrated = not path.is_file() or (described and path == self.weights_file)
+        self.fake_output = 1 if fake_output is None else fake_output
+        if not self.is_calibrated:
             self.weights_file, self.description = path, recognize_weights(path)
             return
-        self.weights_file = path if path.is_file() else self.folder / "model.safetensors"
         if not described:
             raise UserError(f"{path}: no trained model (model.json is missing); train one first")
+        if fake_output is not None:
+            raise UserError(
+                f"{path}: leave out --fake-output, which is for a file of weights alone; "
+                "the order of this model's outputs is in its model.json"
+            )
         self.description = ModelDescription.read(self.folder / "model.json")
 
     def __repr__(self) -> str:
@@ -59,18 +68,13 @@ class TrainedModel:
 
     @property
     def name(self) -> str:
-        """The folder's name; `dfd train` names it by the architecture's key."""
-        return self.folder.name
+        """The folder's name (`dfd train` names it by the architecture's key), or the file's."""
+        return self.folder.name if self.is_calibrated else self.weights_file.stem
 
     @property
     def title(self) -> str:
         """The architecture's printed name, for example "ResNet50"."""
         return MODELS[self.description.architecture].title
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether temperature and threshold were fitted; False for a file of weights alone."""
-        return self.weights_file.with_name("model.json").is_file()
 
     @cached_property
     def config(self) -> dict:
@@ -101,7 +105,8 @@ class TrainedModel:
                 weights = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"{self.weights_file}: cannot be read ({error.strerror})") from error
-        return content_hash(weights, repr(self.description))
+        swapped = [] if self.fake_output == 1 else ["swapped outputs"]
+        return content_hash(weights, repr(self.description), *swapped)
 
     def load(self) -> Detector:
         """Return the network in eval mode, loaded once; runs no code from its files.
@@ -116,41 +121,74 @@ class TrainedModel:
     def _detector(self) -> Detector:
         detector = create_model(self.description.architecture)
         load_weights(detector, self.weights_file, self.description.architecture)
+        if self.fake_output == 0:
+            swap_outputs(detector, self.description.architecture)
         detector.flip_at_test = self.description.flip_at_test
         detector.instance_norm = self.description.instance_norm
         return detector.eval()
 
-    def score(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels int `[N]` and calibrated probabilities of Fake, float64 `[N]`.
+    def score(self, dataset: Dataset) -> pd.DataFrame:
+        """Return label, score (calibrated probability of Fake) and logit, a row per item.
 
-        The items of `dataset` are images of the model's size, uint8 `[3, S, S]`, and labels.
+        The logit is that of Fake minus that of Real, before calibration: scores close to 0 and 1
+        are rounded to equal numbers, logits are not. The items of `dataset` are images of the
+        model's size, uint8 `[3, S, S]`, and labels.
         """
         accelerator = make_accelerator(self.description.precision)
-        batch_size = inference_batch_size(accelerator.device, self.description.image_size)
+        batch_size = inference_batch_size(
+            accelerator.device, self.description.image_size, accelerator.num_processes
+        )
         network, loader = accelerator.prepare(
             fuse_batchnorm(self.load()), data_loader(dataset, batch_size)
         )
         labels, logits = predict_logits(network, loader, accelerator)
-        return labels, apply_temperature(logit_margins(logits), self.description.temperature)
+        margins = logit_margins(logits)
+        scores = apply_temperature(margins, self.description.temperature)
+        return pd.DataFrame({"label": labels, "score": scores, "logit": margins})
 
     def results_folder(self, data: DataFolder) -> Path:
         """Return the folder of the results on a data set: the model's own, or one inside it.
 
-        The model's own folder receives the results on the data set that it was trained on.
+        The model's own folder receives the results on the data set that it was trained on. The
+        results of a file of weights alone are in a folder beside it that has its fingerprint.
         """
-        has_config = (self.folder / "config.json").is_file()
-        if not has_config or self.config["data_fingerprint"] == data.fingerprint:
-            return self.folder
-        return self.folder / f"on_{data.name}-{data.fingerprint[:8]}"
+        folder = self.folder
+        if not self.is_calibrated:
+            folder /= f"{self.name}-{self.fingerprint[:8]}"
+        elif (
+            not (folder / "config.json").is_file()
+            or self.config["data_fingerprint"] == data.fingerprint
+        ):
+            return folder
+        return folder / f"on_{data.name}-{data.fingerprint[:8]}"
 
     def results_key(self, data: DataFolder, split: str) -> str:
         """Return what results on a split depend on: code version, model and images."""
         return f"v{VERSION}: {self.fingerprint} on {data.split_fingerprint(split)}"
 
-    def find_metrics(self, data: DataFolder, split: str) -> dict | None:
-        """Return the metrics of a split, or None if there are none of this model and images."""
-        entry = read_metrics_file(self.results_folder(data)).get(split, {})
-        return entry if entry.get("scored") == self.results_key(data, split) else None
+    def find_metrics(
+        self, data: DataFolder, split: str, kind: str = "predictions", request: str = ""
+    ) -> dict | None:
+        """Return the metrics of a split, or None if there are none of this model and images.
+
+        `kind` and `request` are those of `evaluate.write_results`.
+        """
+        entry = read_metrics_file(self.results_folder(data)).get(results_name(split, kind), {})
+        key = self.results_key(data, split) + request
+        return entry if entry.get("scored") == key else None
+
+    def find_table(
+        self, data: DataFolder, split: str, kind: str = "predictions", request: str = ""
+    ) -> pd.DataFrame | None:
+        """Return the table to the metrics of `find_metrics`; None if it is missing or changed."""
+        entry = self.find_metrics(data, split, kind, request)
+        path = results_file(self.results_folder(data), split, kind)
+        if entry is None or not path.is_file():
+            return None
+        if content_hash(path.read_bytes()) != entry["predictions"]:
+            return None
+        exact = {"score": float, "logit": float}  # pandas' own parser may be off by the last bit
+        return pd.read_csv(path, keep_default_na=False, dtype={"path": str}, converters=exact)
 
     def metrics(self, data: DataFolder, split: str) -> dict:
         """Return the metrics of a split; see `evaluate.compute_metrics`.
@@ -167,16 +205,17 @@ class TrainedModel:
         return entry
 
     def predictions(self, data: DataFolder, split: str) -> pd.DataFrame:
-        """Return the predictions of a split: path, label (0 or 1), score (0..1).
+        """Return the predictions of a split: path, and the columns of `score`.
 
         Raises:
             UserError: as `metrics`, or the file is missing or has changed.
         """
-        entry, path = self.metrics(data, split), predictions_file(self.results_folder(data), split)
-        if not path.is_file() or content_hash(path.read_bytes()) != entry["predictions"]:
+        self.metrics(data, split)
+        table = self.find_table(data, split)
+        if table is None:
+            path = results_file(self.results_folder(data), split)
             raise UserError(f"{path}: missing or changed; run `dfd evaluate` again")
-        options = {"dtype": {"path": str}, "converters": {"score": float}}
-        return pd.read_csv(path, keep_default_na=False, **options)
+        return table
 
 
 def read_config(folder: Path) -> dict:
@@ -195,9 +234,14 @@ def read_metrics_file(folder: Path) -> dict:
     return read_json(path, (), "delete it") if path.is_file() else {}
 
 
-def predictions_file(folder: Path, split: str) -> Path:
-    """Return the path of the predictions on a split."""
-    return folder / f"predictions_{split}.csv"
+def results_file(folder: Path, split: str, kind: str = "predictions") -> Path:
+    """Return the path of the table of a split."""
+    return folder / f"{kind}_{split}.csv"
+
+
+def results_name(split: str, kind: str = "predictions") -> str:
+    """Return the name of a table's entry in metrics.json: for predictions that of the split."""
+    return split if kind == "predictions" else f"{kind}_{split}"
 
 
 def best_epoch(history: pd.DataFrame) -> int:
@@ -209,37 +253,45 @@ def best_epoch(history: pd.DataFrame) -> int:
     return int(history["epoch"][auc[::-1].idxmax()])
 
 
-def find_models(*paths: str | Path) -> list[TrainedModel]:
-    """Return all models at or below `paths`, each once, sorted by folder.
+def find_models(*paths: str | Path, fake_output: int | None = None) -> list[TrainedModel]:
+    """Return all models at or below `paths`, each once, sorted by path; see `TrainedModel`.
 
     The models of single epochs (`epochs/epoch_003`) are returned only where a path names them.
 
     Raises:
-        UserError: a path is missing or contains no model.
+        UserError: as `TrainedModel`, or a path is missing or contains no model.
     """
     folders = set()
     for path in map(Path, paths):
+        if path.is_file():
+            described = path.name == "model.safetensors" and (path.parent / "model.json").is_file()
+            folders.add(path.parent if described else path)
+            continue
         below = {file.parent for file in path.rglob("model.json")}
         models = {f for f in below if not f.relative_to(path).match("epochs/epoch_*")}
         if not models:
             raise UserError(f"{path}: no trained model; run `dfd train … --out {path}` first")
         folders |= models
-    return [TrainedModel(folder) for folder in sorted(folders)]
+    return [TrainedModel(folder, fake_output) for folder in sorted(folders)]
 
 
-def choose_model(path: str | Path | None = None) -> TrainedModel:
-    """Return the model that `path` refers to.
+def choose_model(
+    path: TrainedModel | str | Path | None = None, fake_output: int | None = None
+) -> TrainedModel:
+    """Return the model that `path` refers to; see `TrainedModel` for `fake_output`.
 
     A model's own folder or file refers to that model; any other folder to the model of its newest
     run with the highest AUC on Validation. None stands for the folder of all runs.
 
     Raises:
-        UserError: there is no trained model.
+        UserError: as `TrainedModel`, or there is no trained model.
     """
+    if isinstance(path, TrainedModel):
+        return path
     path = BUILD_DIR / "runs" if path is None else Path(path)
     if (path / "model.json").is_file() or path.is_file():
-        return TrainedModel(path)
-    models = find_models(path)
+        return TrainedModel(path, fake_output)
+    models = find_models(path, fake_output=fake_output)
     newest = max(models, key=lambda model: (model.folder / "model.json").stat().st_mtime)
     run = [model for model in models if model.folder.parent == newest.folder.parent]
     return max(run, key=_validation_auc)

@@ -1,6 +1,7 @@
 """Figures of the evaluation: errors, ranking, calibration and robustness.
 
-Predictions come as tables with the columns label (1 = Fake) and score, by the title of the model.
+Predictions come as tables with the columns label (1 = Fake), score and, where it is known, logit,
+by the title of the model.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from dfd_utils.config import CLASSES
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.degradation_study import WITH, WITHOUT
+from dfd_utils.models.scoring import apply_temperature
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.reporting.formatting import metric_label
 from dfd_utils.reporting.style import (
@@ -56,21 +58,26 @@ def confusion_matrices(matrices: dict[str, np.ndarray]) -> Figure:
 
 
 def write_confusion_matrix(model: TrainedModel, data: DataFolder, split: str) -> Path:
-    """Write confusion_matrix.png, at the threshold 0.5, beside a model's predictions."""
+    """Write the confusion matrix at the threshold 0.5 beside a model's predictions.
+
+    The file is confusion_matrix.png for Test, and confusion_matrix_<split>.png for another split.
+    """
     table = model.predictions(data, split)
     matrix = metrics.confusion(table["label"], table["score"])
     figure = confusion_matrices({f"{model.title} on {split}": matrix})
-    return write_figure(figure, model.results_folder(data) / "confusion_matrix.png")
+    name = "confusion_matrix.png" if split == "Test" else f"confusion_matrix_{split}.png"
+    return write_figure(figure, model.results_folder(data) / name)
 
 
 def roc_and_precision_recall(predictions: dict[str, pd.DataFrame]) -> Figure:
     """Draw the ROC and precision-recall curves of models, by title, on the same images."""
     figure, (roc, pr) = axes_grid(2, height=3.3)
     for title, table in predictions.items():
-        ranking = metrics.ranking_metrics(table["label"], table["score"])
-        fpr, tpr, _ = roc_curve(table["label"], table["score"])
+        ranked = table["label"], table.get("logit", table["score"])
+        ranking = metrics.ranking_metrics(*ranked)
+        fpr, tpr, _ = roc_curve(*ranked)
         roc.plot(fpr, tpr, label=f"{title}, AUC {ranking['auc']:.3f}", **_line_style(title))
-        precision, recall, _ = precision_recall_curve(table["label"], table["score"])
+        precision, recall, _ = precision_recall_curve(*ranked)
         label = f"{title}, AP {ranking['average_precision']:.3f}"
         pr.plot(recall, precision, label=label, **_line_style(title))
         share_fake = table["label"].mean()
@@ -90,26 +97,26 @@ def roc_and_precision_recall(predictions: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def reliability_diagram(before: dict[str, pd.DataFrame], after: dict[str, pd.DataFrame]) -> Figure:
+def reliability_diagram(predictions: dict[str, pd.DataFrame]) -> Figure:
     """Draw the share of fakes by predicted probability, before and after calibration, by title.
 
-    Bars are 95 % intervals of the shares after calibration (Wilson 1927). Histograms below show
-    the distribution of the calibrated scores.
+    The tables need the logits. Bars are 95 % intervals of the shares after calibration (Wilson
+    1927). Histograms below show the distribution of the calibrated scores.
     """
     figure, axes = axes_grid(
-        max(2, len(after)), 2, 3.6, height_ratios=[3, 1], sharex=True, sharey="row"
+        max(2, len(predictions)), 2, 3.6, height_ratios=[3, 1], sharex=True, sharey="row"
     )
     columns = len(axes) // 2
-    for column, (title, table) in enumerate(after.items()):
+    for column, (title, table) in enumerate(predictions.items()):
         upper, lower = axes[column], axes[columns + column]
         upper.plot([0, 1], [0, 1], **REFERENCE)
         colour, marker = (model_style(title)[key] for key in ("color", "marker"))
         uncalibrated = {"markerfacecolor": "white", "alpha": 0.6, "linestyle": ":"}
-        for label, scored, style in (
-            ("before temperature scaling", before[title], uncalibrated),
-            ("after", table, {"linestyle": "-"}),
+        for label, scores, style in (
+            ("before temperature scaling", apply_temperature(table["logit"]), uncalibrated),
+            ("after", table["score"], {"linestyle": "-"}),
         ):
-            points = metrics.reliability(scored["label"], scored["score"]).dropna()
+            points = metrics.reliability(table["label"], scores).dropna()
             upper.plot(
                 points["mean_score"], points["fraction_fake"], label=label, color=colour,
                 marker=marker, markersize=4, **style,
@@ -142,8 +149,8 @@ def risk_coverage_curves(predictions: dict[str, pd.DataFrame]) -> Figure:
     """Draw the error rate among the most confident images by the share of images answered."""
     figure, (axis,) = axes_grid(height=2.3)
     for title, table in predictions.items():
-        curve = metrics.risk_coverage(table["label"], table["score"])
-        area = metrics.aurc(table["label"], table["score"])
+        ranked = table["label"], table["score"], table.get("logit")
+        curve, area = metrics.risk_coverage(*ranked), metrics.aurc(*ranked)
         axis.step(
             [0, *curve["coverage"]], [curve["risk"].iloc[0], *curve["risk"]], where="pre",
             label=f"{title}, area {area:.3f}", **_line_style(title),

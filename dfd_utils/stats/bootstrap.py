@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri
-from scipy.stats import binomtest
+from scipy.stats import beta
 
 from dfd_utils.config import UserError
 from dfd_utils.stats.metrics import (
@@ -14,6 +14,7 @@ from dfd_utils.stats.metrics import (
     all_metrics,
     bin_of,
     check_arrays,
+    check_ranking,
     confidence,
     confusion_rates,
     operating_points,
@@ -21,6 +22,8 @@ from dfd_utils.stats.metrics import (
 
 TAILS = (0.025, 0.975)
 Z_95 = float(ndtri(0.975))
+EPSILON = float(np.finfo(np.float64).eps)  # as in scikit-learn's log_loss
+NO_SPREAD = 1e-12  # a smaller spread of resamples or standard error is rounding
 CHUNK = 1_000_000  # weights per step: 8 MB, about 100 MB with all intermediate arrays
 
 
@@ -36,10 +39,20 @@ class Bootstrap:
     samples: dict[str, pd.DataFrame]
 
     def difference(self, a: str, b: str) -> pd.DataFrame:
-        """Return a - b: index metric, columns difference, low, high (paired percentiles)."""
-        value = self.intervals.loc[a, "value"] - self.intervals.loc[b, "value"]
+        """Return a - b: index metric, columns difference, low, high (paired percentiles).
+
+        Where different models differ by the same in all resamples, the interval is composed of
+        those of both (Zou & Donner 2008).
+        """
+        first, second = self.intervals.loc[a], self.intervals.loc[b]
+        value = first["value"] - second["value"]
         samples = self.samples[a] - self.samples[b]
         low, high = np.quantile(samples, TAILS, axis=0)
+        if not self.samples[a].equals(self.samples[b]):
+            fixed = np.ptp(samples, axis=0) < NO_SPREAD
+            below = np.hypot(first["value"] - first["low"], second["high"] - second["value"])
+            above = np.hypot(first["high"] - first["value"], second["value"] - second["low"])
+            low, high = np.where(fixed, [value - below, value + above], [low, high])
         return pd.DataFrame({"difference": value, "low": low, "high": high}, index=samples.columns)
 
 
@@ -50,12 +63,19 @@ def metric_interval(
 
     Uses the bootstrap's standard error on the logit scale (Pepe 2003; log_loss: log scale),
     because plain percentiles cover the truth too rarely near 0 and 1. Resampling adds calibration
-    error of its own, which the "basic" interval (Davison & Hinkley 1997) subtracts. At 0 and 1
-    resamples hardly differ; the interval then includes the exact binomial interval (Clopper &
-    Pearson 1934) of `trials` equal outcomes, for a ranking metric the number of disjoint pairs of
-    a Real and a Fake image.
+    error of its own, which the "basic" interval (Davison & Hinkley 1997) subtracts.
+
+    At 0 and 1 resamples hardly differ, and of constant scores not at all: the interval then
+    includes the `exact_interval` of `trials` images, for a ranking metric the number of disjoint
+    pairs of a Real and a Fake image. It also holds for a mean over images that is no proportion
+    (Brier score; log loss as a share of its largest value), because no other values in 0..1 vary
+    as much as 0 and 1 (Hoeffding 1963).
     """
     low, high = np.quantile(samples, TAILS)
+    if np.ptp(samples) < NO_SPREAD:
+        largest = -np.log(EPSILON) if name == "log_loss" else 1.0
+        exact = exact_interval(value / largest, trials)
+        return float(min(low, exact[0] * largest)), float(max(high, exact[1] * largest))
     if name == "expected_calibration_error":
         return max(0.0, float(2 * value - high)), max(0.0, float(2 * value - low))
     error = float(np.std(samples))
@@ -63,10 +83,21 @@ def metric_interval(
         factor = np.exp(Z_95 * error / value)
         return float(value / factor), float(value * factor)
     if value in (0, 1):
-        exact = binomtest(int(value) * trials, trials).proportion_ci()
-        return float(min(low, exact.low)), float(max(high, exact.high))
+        exact = exact_interval(value, trials)
+        return float(min(low, exact[0])), float(max(high, exact[1]))
     half_width = Z_95 * error / (value * (1 - value))
     return float(expit(logit(value) - half_width)), float(expit(logit(value) + half_width))
+
+
+def exact_interval(share: float, trials: int) -> tuple[float, float]:
+    """Return the exact binomial 95 % interval (Clopper & Pearson 1934) of a share of `trials`.
+
+    The share may be between two possible ones, as an AUC of 0.5 of an odd number of pairs.
+    """
+    hits = share * trials
+    low = beta.ppf(TAILS[0], hits, trials - hits + 1) if hits > 0 else 0.0
+    high = beta.ppf(TAILS[1], hits + 1, trials - hits) if hits < trials else 1.0
+    return float(low), float(high)
 
 
 def bootstrap(
@@ -75,11 +106,13 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
     threshold: float | dict[str, float] = 0.5,
+    logits_by_model: dict[str, ArrayLike] | None = None,
 ) -> Bootstrap:
     """Return every metric of metrics.all_metrics with its 95 % interval, for each model.
 
     Images are drawn with replacement within their class, the same for all models (Efron &
-    Tibshirani 1993). Arrays have shape (n,); `threshold` is one number or one per model name.
+    Tibshirani 1993). Arrays have shape (n,); `threshold` is one number or one per model name;
+    models without logits are ranked by their scores.
 
     Raises:
         UserError: as metrics.check_arrays; a class is missing; no model; no resample.
@@ -88,14 +121,18 @@ def bootstrap(
         raise UserError("a bootstrap needs at least one model and one resample")
     if not isinstance(threshold, dict):
         threshold = dict.fromkeys(scores_by_model, threshold)
-    values = {m: all_metrics(labels, s, threshold[m]) for m, s in scores_by_model.items()}
+    logits = dict.fromkeys(scores_by_model) | (logits_by_model or {})
+    values = {
+        model: all_metrics(labels, scores, threshold[model], logits[model])
+        for model, scores in scores_by_model.items()
+    }
     labels, rng = np.asarray(labels), np.random.default_rng(seed)
     parts = {model: [] for model in scores_by_model}
     rows = max(1, CHUNK // len(labels))
     for start in range(0, resamples, rows):
         counts = resample_counts(labels, min(rows, resamples - start), rng)
         for model, scores in scores_by_model.items():
-            metrics = weighted_metrics(labels, scores, counts, threshold[model])
+            metrics = weighted_metrics(labels, scores, counts, threshold[model], logits[model])
             parts[model].append(pd.DataFrame(metrics))
     samples = {model: pd.concat(part, ignore_index=True) for model, part in parts.items()}
     pairs = int(np.unique(labels, return_counts=True)[1].min())
@@ -103,6 +140,8 @@ def bootstrap(
 
     def interval(model: str, name: str, value: float) -> tuple[float, float]:
         trials = max(1, called[model]) if name == "precision" else pairs
+        if name == "accuracy" and 0 < value < 1:
+            trials = len(labels)
         return metric_interval(name, value, samples[model][name], trials)
 
     rows = {
@@ -128,7 +167,11 @@ def resample_counts(labels: np.ndarray, resamples: int, rng: np.random.Generator
 
 
 def weighted_metrics(
-    labels: ArrayLike, scores: ArrayLike, weights: np.ndarray, threshold: float = 0.5
+    labels: ArrayLike,
+    scores: ArrayLike,
+    weights: np.ndarray,
+    threshold: float = 0.5,
+    logits: ArrayLike | None = None,
 ) -> dict[str, np.ndarray]:
     """Return all_metrics of many resamples at once, each metric of shape (r,).
 
@@ -142,8 +185,7 @@ def weighted_metrics(
         raise UserError("every resample must contain Real and Fake images")
 
     called = scores >= threshold
-    epsilon = np.finfo(np.float64).eps  # as in scikit-learn's log_loss
-    right_score = np.clip(np.where(labels == 1, scores, 1 - scores), epsilon, 1 - epsilon)
+    right_score = np.clip(np.where(labels == 1, scores, 1 - scores), EPSILON, 1 - EPSILON)
     in_bin = np.eye(BINS)[bin_of(scores)]
     # Everything that is a sum over images comes from one matrix product.
     terms = [called & (labels == 1), called, (scores - labels) ** 2, -np.log(right_score)]
@@ -151,8 +193,9 @@ def weighted_metrics(
     tp, called_sum, squared_error, log_loss = sums[:, :4].T
     fp = called_sum - tp
 
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.diff(scores[order], append=-1))  # the last image of each tied score
+    _, ranked = check_ranking(labels, scores if logits is None else logits)
+    order = np.argsort(-ranked, kind="stable")
+    ends = np.flatnonzero(np.diff(ranked[order], append=-np.inf))  # the last image of each tie
     in_order = weights[:, order]
     passed = np.cumsum(in_order, axis=1)[:, ends]
     caught = np.cumsum(in_order * labels[order], axis=1)[:, ends]
@@ -168,12 +211,12 @@ def weighted_metrics(
         "expected_calibration_error": np.abs(sums[:, 4:]).sum(axis=1) / images,
         "brier": squared_error / images,
         "log_loss": log_loss / images,
-        "aurc": _aurc(weights, scores, threshold, called != labels),
+        "aurc": _aurc(weights, confidence(scores, logits), (scores >= 0.5) != labels),
     }
 
 
-def _aurc(weights: np.ndarray, scores: np.ndarray, threshold: float, wrong: np.ndarray):
-    sure = confidence(scores, threshold)
+def _aurc(weights: np.ndarray, sure: ArrayLike, wrong: np.ndarray) -> np.ndarray:
+    sure = np.asarray(sure)
     order = np.argsort(-sure, kind="stable")
     ends = np.flatnonzero(np.diff(sure[order], append=-1))
     in_order = weights[:, order]

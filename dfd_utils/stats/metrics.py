@@ -1,14 +1,15 @@
 """Threshold, ranking and calibration metrics, operating points, thresholds and temperatures.
 
 Labels are 0 = Real and 1 = Fake (the positive class), scores are the probability of Fake in 0..1,
-and an image is classified as Fake if its score >= threshold.
+and an image is classified as Fake if its score >= threshold. Logits are the logit of Fake minus
+that of Real; images are ranked by them where they are known, because scores close to 0 and 1 are
+rounded to equal numbers.
 """
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 from sklearn import metrics as sk
 
 from dfd_utils.config import UserError
@@ -26,6 +27,16 @@ def check_arrays(
         UserError: no image, different lengths, a label other than 0 or 1, a score or the
             threshold outside 0..1.
     """
+    labels, scores = check_ranking(labels, scores)
+    if len(bad := scores[~((scores >= 0) & (scores <= 1))]):
+        raise UserError(f"a score is a probability in 0..1, not {bad[0]}")
+    if not 0 <= threshold <= 1:
+        raise UserError(f"a threshold is a probability in 0..1, not {threshold}")
+    return labels, scores
+
+
+def check_ranking(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same as check_arrays, of scores that are any finite numbers, such as logits."""
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise UserError(f"labels {labels.shape} and scores {scores.shape} are not two equal lists")
@@ -33,10 +44,8 @@ def check_arrays(
         raise UserError("no images: a metric needs at least one label and score")
     if len(bad := labels[~np.isin(labels, (0, 1))]):
         raise UserError(f"a label is 0 (Real) or 1 (Fake), not {bad[0]}")
-    if len(bad := scores[~((scores >= 0) & (scores <= 1))]):  # NaN is neither
-        raise UserError(f"a score is a probability in 0..1, not {bad[0]}")
-    if not 0 <= threshold <= 1:
-        raise UserError(f"a threshold is a probability in 0..1, not {threshold}")
+    if len(bad := scores[~np.isfinite(scores)]):
+        raise UserError(f"a score is a finite number, not {bad[0]}: did the training diverge?")
     return labels.astype(np.int64), scores
 
 
@@ -75,14 +84,14 @@ def confusion_rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) 
 
 
 def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
-    """Return the metrics that depend only on the order of the scores, each in 0..1.
+    """Return the metrics that depend only on the order of the scores or logits, each in 0..1.
 
     auc: area under the ROC curve. average_precision: sum of precision times step in recall.
     eer: the rate at which false-positive and false-negative rates are equal, with linear
     interpolation of the ROC curve. recall_at_k_percent_fpr: highest recall of a threshold with a
     false-positive rate of at most k %. All are nan if a class is missing.
     """
-    labels, scores = check_arrays(labels, scores)
+    labels, scores = check_ranking(labels, scores)
     if len(np.unique(labels)) < 2:
         return dict.fromkeys(("auc", "average_precision", *ROC_METRICS), float("nan"))
     fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
@@ -146,45 +155,49 @@ def calibration_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
     }
 
 
-def all_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> dict:
+def all_metrics(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    threshold: float = 0.5,
+    logits: ArrayLike | None = None,
+) -> dict:
     """Return threshold_metrics, ranking_metrics, calibration_metrics and aurc in one flat dict."""
     return {
         **threshold_metrics(labels, scores, threshold),
-        **ranking_metrics(labels, scores),
+        **ranking_metrics(labels, scores if logits is None else logits),
         **calibration_metrics(labels, scores),
-        "aurc": aurc(labels, scores, threshold),
+        "aurc": aurc(labels, scores, logits),
     }
 
 
-def confidence(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the distance of scores from the threshold, 0..1: 1 for the scores 0 and 1.
-
-    It is relative to the largest possible distance on that side of the threshold.
-    """
-    room = np.where(scores >= threshold, 1 - threshold, threshold)
-    return np.abs(scores - threshold) / np.maximum(room, np.finfo(np.float64).tiny)
+def confidence(scores: ArrayLike, logits: ArrayLike | None = None) -> ArrayLike:
+    """Return the distance of logits from 0 or, without them, of scores from 0.5."""
+    return np.abs(np.subtract(scores, 0.5) if logits is None else logits)
 
 
-def risk_coverage(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> pd.DataFrame:
+def risk_coverage(
+    labels: ArrayLike, scores: ArrayLike, logits: ArrayLike | None = None
+) -> pd.DataFrame:
     """Return the share of errors (risk) among the most confident share of images (coverage).
 
-    A row per distinct `confidence`, both columns in 0..1 (Geifman & El-Yaniv 2017).
+    At the threshold 0.5. A row per distinct `confidence`, both columns in 0..1 (Geifman & El-Yaniv
+    2017).
     """
-    labels, scores = check_arrays(labels, scores, threshold)
-    sure = confidence(scores, threshold)
+    labels, scores = check_arrays(labels, scores)
+    sure = np.asarray(confidence(scores, logits))
     order = np.argsort(-sure, kind="stable")
     ends = np.flatnonzero(np.diff(sure[order], append=-1))
-    risk = np.cumsum((scores >= threshold)[order] != labels[order])[ends] / (ends + 1)
+    risk = np.cumsum((scores >= 0.5)[order] != labels[order])[ends] / (ends + 1)
     return pd.DataFrame({"coverage": (ends + 1) / len(labels), "risk": risk})
 
 
-def aurc(labels: ArrayLike, scores: ArrayLike, threshold: float = 0.5) -> float:
+def aurc(labels: ArrayLike, scores: ArrayLike, logits: ArrayLike | None = None) -> float:
     """Return the area under the risk-coverage curve, 0..1, smaller is better.
 
     It is the mean over the images of the risk at the lowest coverage that includes the image
     (Geifman, Uziel & El-Yaniv 2019); equally confident images are included together.
     """
-    curve = risk_coverage(labels, scores, threshold)
+    curve = risk_coverage(labels, scores, logits)
     return float(np.sum(np.diff(curve["coverage"], prepend=0) * curve["risk"]))
 
 
@@ -210,29 +223,15 @@ def choose_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def remove_temperature(scores: ArrayLike, temperature: float) -> np.ndarray:
-    """Return calibrated scores in 0..1 as they were before calibration by `temperature`.
-
-    A calibrated score is sigmoid(z / T); the uncalibrated one is sigmoid(T logit(score)).
-    """
-    # Only scores of exactly 0 and 1 have no finite logit: clip them to the neighbouring floats.
-    scores = np.clip(np.asarray(scores, dtype=np.float64), 2.0**-1074, 1 - 2.0**-53)
-    return expit(temperature * logit(scores))
-
-
-def fit_temperature(labels: ArrayLike, logits_difference: ArrayLike) -> float:
+def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
     """Return the temperature T in 0.05..20 that minimises the log loss of sigmoid(z / T).
 
-    logits_difference, shape (n,): z = logit of Fake - logit of Real, finite. The order of the
-    scores does not change. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+    z are the logits. Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
     Raises:
-        UserError: as check_arrays; a logit is not finite.
+        UserError: as check_ranking.
     """
-    z = np.asarray(logits_difference, dtype=np.float64)
-    if not np.isfinite(z).all():
-        raise UserError("a logit is not finite: did the training diverge?")
-    labels, _ = check_arrays(labels, np.zeros_like(z))
+    labels, z = check_ranking(labels, logits)
     wrong_way = np.where(labels == 1, -z, z)
 
     def log_loss(log_temperature: float) -> float:

@@ -1,7 +1,7 @@
 """Paired comparison of models: DeLong, McNemar, bootstrap differences, agreement.
 
-Labels and scores are those of `stats.metrics`. All intervals are 95 % intervals over the choice of
-test images; they do not include the randomness of training.
+Labels, scores and logits are those of `stats.metrics`. All intervals are 95 % intervals over the
+choice of test images; they do not include the randomness of training.
 """
 
 import numpy as np
@@ -11,18 +11,19 @@ from scipy.special import expit, logit
 from scipy.stats import binomtest, norm, rankdata
 
 from dfd_utils.config import CLASSES, UserError
-from dfd_utils.stats.bootstrap import Z_95, bootstrap
-from dfd_utils.stats.metrics import check_arrays
+from dfd_utils.stats.bootstrap import NO_SPREAD, Z_95, bootstrap, exact_interval
+from dfd_utils.stats.metrics import check_arrays, check_ranking
 
 
 def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> dict:
     """Return auc_a, auc_b, their difference a - b with low and high, z and two-sided p.
 
-    Paired test of two AUCs on the same images (DeLong et al. 1988) with the mid-rank algorithm of
-    Sun & Xu 2014. If the variance is zero, as for equal scores, p is 1 for equal AUCs, else 0.
+    Paired test of two AUCs on the same images (DeLong et al. 1988), of scores or logits, with the
+    mid-rank algorithm of Sun & Xu 2014. If the variance is zero, as for equal scores, p is 1 for
+    equal AUCs, else 0.
 
     Raises:
-        UserError: as metrics.check_arrays; fewer than two images of a class.
+        UserError: as metrics.check_ranking; fewer than two images of a class.
     """
     auc_a, fake_a, real_a = _auc_components(labels, scores_a)
     auc_b, fake_b, real_b = _auc_components(labels, scores_b)
@@ -38,21 +39,21 @@ def delong_interval(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float,
     """Return (auc, low, high), each in 0..1, by DeLong's variance; raises as delong.
 
     Computed on the logit scale (Pepe 2003), because the plain interval covers the truth too rarely
-    near 1. At an AUC of 0 or 1, where the variance is zero, it is the exact binomial interval
-    (Clopper & Pearson 1934) of the number of disjoint pairs of a Real and a Fake image.
+    near 1. Where the variance is zero (a perfect ranking, the worst one, or constant scores), it is
+    the exact binomial interval (Clopper & Pearson 1934) of the number of disjoint pairs of a Real
+    and a Fake image.
     """
     auc, fake, real = _auc_components(labels, scores)
-    if auc in (0, 1):
-        pairs = min(len(fake), len(real))
-        exact = binomtest(int(auc) * pairs, pairs).proportion_ci()
-        return auc, float(exact.low), float(exact.high)
-    half_width = Z_95 * _standard_error(fake, real) / (auc * (1 - auc))
+    error = _standard_error(fake, real)
+    if error < NO_SPREAD:
+        return auc, *exact_interval(auc, min(len(fake), len(real)))
+    half_width = Z_95 * error / (auc * (1 - auc))
     return auc, float(expit(logit(auc) - half_width)), float(expit(logit(auc) + half_width))
 
 
 def _auc_components(labels: ArrayLike, scores: ArrayLike) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the AUC and its components per Fake and per Real (Sun & Xu 2014, equation 5)."""
-    labels, scores = check_arrays(labels, scores)
+    labels, scores = check_ranking(labels, scores)
     fake, real = scores[labels == 1], scores[labels == 0]
     if min(len(fake), len(real)) < 2:
         raise UserError("DeLong's variance needs at least two images of each class")
@@ -118,28 +119,35 @@ def compare_models(
 ) -> dict:
     """Compare two models on the same images; return a dict for JSON.
 
-    The frames (path, label, score) are aligned by path. Differences are a - b. Intervals are the
-    bootstrap's, except that of auc_difference, which is DeLong's.
+    The frames (path, label, score; logit where it is known) are aligned by path. Differences are
+    a - b. Intervals are the bootstrap's, except that of auc_difference, which is DeLong's.
 
     Raises:
         UserError: equal names; different images or labels; as delong.
     """
     if name_a == name_b:
         raise UserError(f"both models are named '{name_a}': give them different names")
-    both = frame_a.merge(frame_b, "outer", on="path", validate="one_to_one", indicator="side")
-    if len(alone := both["path"][both["side"] != "both"]):
+    both = frame_a.set_index("path").add_suffix("_a")
+    both = both.merge(
+        frame_b.set_index("path").add_suffix("_b"), "outer", on="path", validate="one_to_one",
+        indicator="side",
+    )  # fmt: skip
+    if len(alone := both.index[both["side"] != "both"]):
         raise UserError(
             f"{name_a} and {name_b} have different images: {len(alone)} are in one of them only, "
-            f"such as {alone.iloc[0]}"
+            f"such as {alone[0]}"
         )
-    if differing := int((both["label_x"] != both["label_y"]).sum()):
+    if differing := int((both["label_a"] != both["label_b"]).sum()):
         raise UserError(f"{name_a} and {name_b} label {differing} images differently")
 
-    labels, scores_a, scores_b = (both[name] for name in ("label_x", "score_x", "score_y"))
+    labels, scores_a, scores_b = (both[name] for name in ("label_a", "score_a", "score_b"))
     scores = {name_a: scores_a, name_b: scores_b}
+    columns = {name_a: "logit_a", name_b: "logit_b"}
+    logits = {name: both[column] for name, column in columns.items() if column in both}
     thresholds = {name_a: threshold_a, name_b: threshold_b}
-    resampled = bootstrap(labels, scores, resamples, seed, thresholds)
-    test = delong(labels, scores_a, scores_b)
+    resampled = bootstrap(labels, scores, resamples, seed, thresholds, logits)
+    ranked = scores | logits
+    test = delong(labels, ranked[name_a], ranked[name_b])
     auc_difference = {"value": test["difference"]} | {
         key: test[key] for key in ("low", "high", "p")
     }

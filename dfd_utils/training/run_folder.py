@@ -36,7 +36,7 @@ from dfd_utils.training.checkpoint import TrainingState, checkpoints
 from dfd_utils.training.components import TrainingComponents
 
 LOCK_TIMEOUT = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
-_REMEDY = "choose another run name, or delete that folder"
+REMEDY = "choose another run name, or delete that folder"
 
 
 @contextmanager
@@ -107,22 +107,27 @@ def _identify_weights(weights: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def has_saved(out: Path) -> bool:
+    """Return whether `out` contains a checkpoint or a model; if not, its run may begin anew."""
+    return bool(checkpoints(out)) or (out / "model.json").is_file()
+
+
 def _recorded_config(out: Path) -> dict | None:
-    """Return the config.json of the run in `out`, or None if no run began there.
+    """Return the config.json of the run in `out`, or None if no run has saved anything there.
 
     Raises:
         UserError: it is damaged, or of an earlier version of the package.
     """
-    if not (out / "config.json").is_file():
+    if not ((out / "config.json").is_file() and has_saved(out)):
         return None
     config = read_config(out)
     if "requested_weights" not in config:
-        raise UserError(f"{out}: contains a run of an earlier version of dfd-utils; {_REMEDY}")
+        raise UserError(f"{out}: contains a run of an earlier version of dfd-utils; {REMEDY}")
     return config
 
 
 def with_recorded_settings(out: Path, profile: Profile) -> Profile:
-    """Return the profile with the automatic settings of the run in `out`, if one began there.
+    """Return the profile with the automatic settings of the run in `out`, if it has saved anything.
 
     Precision and micro-batch size were chosen for the machine where the run began, and ImageNet's
     weights may not have been available there.
@@ -146,16 +151,16 @@ def check_resumable(out: Path, config: dict) -> None:
     if before is None:
         return
     if before["model"] != config["model"]:
-        raise UserError(f"{out}: contains a run of {before['model']}; {_REMEDY}")
+        raise UserError(f"{out}: contains a run of {before['model']}; {REMEDY}")
     if before["data_fingerprint"] != config["data_fingerprint"]:
         raise UserError(
             f"{out}: was trained on other images ('{before['data']}', fingerprint "
             f"{before['data_fingerprint']}) than '{config['data']}' now contains "
-            f"({config['data_fingerprint']}); {_REMEDY}"
+            f"({config['data_fingerprint']}); {REMEDY}"
         )
     old, new = before["settings"], config["settings"]
     allowed = {"weights", *RESULT_NEUTRAL_SETTINGS}  # weights are compared by content, below
-    if new["epochs"] > old["epochs"] and (checkpoints(out) or not (out / "model.json").is_file()):
+    if new["epochs"] > old["epochs"] and checkpoints(out):
         allowed.add("epochs")
     changed = [
         f"{name} {old.get(name)} (requested {new[name]})"
@@ -167,16 +172,16 @@ def check_resumable(out: Path, config: dict) -> None:
         changed.append(f"weights {old['weights']} (requested {new['weights']}{other})")
     if changed:
         raise UserError(
-            f"{out}: already contains a run with other settings: {', '.join(changed)}; {_REMEDY}"
+            f"{out}: already contains a run with other settings: {', '.join(changed)}; {REMEDY}"
         )
 
 
 def recorded_exclusions(out: Path, data: DataFolder, log: Callable[[str], None]) -> DataFolder:
-    """Return the data set with the exclusions of the run in `out`, if one began there.
+    """Return the data set with the exclusions of the run in `out`, if it has saved anything.
 
     A line in `log` reports that the exclusion list has changed since; the run remains usable.
     """
-    if not all((out / name).is_file() for name in ("config.json", "excluded.csv")):
+    if not ((out / "excluded.csv").is_file() and has_saved(out)):
         return data
     recorded = data.with_exclusions(read_exclusions(out / "excluded.csv"))
     if any(recorded.excluded(split) != data.excluded(split) for split in SPLITS[:2]):

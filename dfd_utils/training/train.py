@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from accelerate import skip_first_batches
 from accelerate.utils import broadcast
@@ -35,9 +36,11 @@ from dfd_utils.training.components import TrainingComponents, build_components
 from dfd_utils.training.interruption import Action, Interrupted, StopMonitor
 from dfd_utils.training.progress import Progress
 from dfd_utils.training.run_folder import (
+    REMEDY,
     build_run_config,
     check_resumable,
     finalize_run,
+    has_saved,
     is_complete,
     log_epoch,
     recorded_exclusions,
@@ -185,14 +188,18 @@ def _train(
         progress.begin(state)
         training_loss = train_one_epoch(training, state, after_step)
         progress.end()
-        if not math.isfinite(training_loss):
-            raise UserError(f"{out.name}: the loss is not finite in epoch {state.epoch}; lower lr")
         start = time.perf_counter()
         try:
+            if not math.isfinite(training_loss):
+                raise FloatingPointError("the loss is not finite")
             with monitor.interruptible():
                 row = _validate(training)
         except Interrupted:
             stop()
+        except FloatingPointError as error:
+            writer.wait()
+            remedy = f"lower lr, and {REMEDY}" if run_on_main(has_saved, out) else "lower lr"
+            raise UserError(f"{out}: {error} in epoch {state.epoch}; {remedy}") from error
         row = {"epoch": state.epoch, "training_loss": training_loss} | row
         row["lr"] = training.optimizer.param_groups[0]["lr"]
         row["images_per_second"] = steps * profile.batch_size / state.seconds
@@ -243,16 +250,22 @@ def train_one_epoch(
 
 
 def _validate(training: TrainingComponents) -> dict:
-    """Evaluate the averaged weights on both views of Validation, and calibrate them there."""
+    """Evaluate the averaged weights on both views of Validation, and calibrate them there.
+
+    Raises:
+        FloatingPointError: an output of the model is not finite.
+    """
     for buffer in training.ema_model.buffers():  # of the main process, which saves them
         broadcast(buffer)
     loader = training.validation_loader
     labels, logits = predict_logits(training.ema_model.module, loader, training.accelerator)
     margins = logit_margins(logits)
+    if not np.isfinite(margins).all():
+        raise FloatingPointError("an output of the model is not finite")
     clean = len(loader.dataset.datasets[0])
-    degraded = ranking_metrics(labels[clean:], apply_temperature(margins[clean:]))
+    degraded = ranking_metrics(labels[clean:], margins[clean:])
     labels, margins = labels[:clean], margins[:clean]
-    metrics = all_metrics(labels, apply_temperature(margins))
+    metrics = all_metrics(labels, apply_temperature(margins), logits=margins)
     temperature = fit_temperature(labels, margins)
     return {
         "accuracy": metrics["accuracy"],

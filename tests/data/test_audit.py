@@ -357,7 +357,20 @@ def test_an_audit_by_other_rules_is_repeated(data, tmp_path, monkeypatch):
     monkeypatch.setitem(duplicates.RULES, "min_correlation", 1.1)
     assert run_audit(data, tmp_path / "out")["duplicates"]["near"]["pairs"] == 0
     assert not read, "the measurements do not depend on the rules"
-    monkeypatch.setattr(scan, "VERSION", scan.VERSION + 1)
+    monkeypatch.setattr(scan, "VERSION", "another")
     (tmp_path / "out" / "summary.json").unlink()
     run_audit(data, tmp_path / "out")
     assert len(read) == 25, "other measurements need the images"
+
+
+def test_two_audits_into_one_folder_at_the_same_time_are_both_complete(data, tmp_path, monkeypatch):
+    savez, out, others = np.savez, tmp_path / "out", []
+
+    def save_while_another_finishes(*arguments, **arrays):
+        savez(*arguments, **arrays)
+        monkeypatch.setattr(np, "savez", savez)
+        others.append(run_audit(data, out))
+
+    monkeypatch.setattr(np, "savez", save_while_another_finishes)
+    assert run_audit(data, out) == others[0]
+    assert {path.name for path in out.iterdir()} == {*FILES, "cache.npz"}

@@ -56,15 +56,15 @@ def test_hidden_files_are_ignored_and_other_files_counted(path):
     (real / "._0.jpg").write_bytes(b"\0\5\x16\7" + bytes(200))
     (real / ".ipynb_checkpoints").mkdir()
     shutil.copy(real / "0.jpg", real / ".ipynb_checkpoints" / "0-checkpoint.jpg")
-    for name in ("phone.HEIC", "clip.mp4", "other.mp4", "README"):
+    for name in ("raw.CR2", "clip.mp4", "other.mp4", "README"):
         (real / name).touch()
     os.mkfifo(real / "pipe.jpg")
     data = DataFolder(path)
     assert names(data, "Train") == {f"Train/{name}/{i}.jpg" for name in CLASSES for i in (0, 1)}
-    skipped = {".heic": 1, ".mp4": 2, "without suffix": 1, "not a regular file": 1}
+    skipped = {".cr2": 1, ".mp4": 2, "without suffix": 1, "not a regular file": 1}
     assert data.skipped == data.audit_summary["skipped"] == skipped
     (warning,) = (text for text in data.audit_summary["warnings"] if "skipped" in text)
-    assert "5 files that are not images (1 .heic, 2 .mp4, 1 not a" in warning
+    assert "5 files that are not images (1 .cr2, 2 .mp4, 1 not a" in warning
 
 
 def test_folders_in_lower_case_are_accepted(path):

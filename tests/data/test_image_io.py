@@ -6,12 +6,13 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from dfd_utils.config import UserError
 from dfd_utils.data import image_io
@@ -246,6 +247,116 @@ def test_the_import_changes_no_global_setting():
         "assert settings() == before\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def with_chunk(content: bytes, kind: bytes, data: bytes, last: bool = False) -> bytes:
+    """Return a PNG with one more chunk, behind its header or before its end."""
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    position = len(content) - 12 if last else 33
+    return content[:position] + chunk + content[position:]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [(b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0en\0\0"), (b"iCCP", b"profile\0\0")],
+)
+def test_a_png_with_a_long_text_is_read(tmp_path, kind, header, last):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    whole, text = (tmp_path / "a.png").read_bytes(), np.random.default_rng(0).bytes(3 * 10**6)
+    for data in (zlib.compress(text), zlib.compress(bytes(3 * 10**6))):
+        (tmp_path / "a.png").write_bytes(with_chunk(whole, kind, header + data, last))
+        assert np.array_equal(read_pixels(tmp_path / "a.png"), PIXELS)
+        (record,) = measure_files([str(tmp_path / "a.png")])
+        assert record["error"] == b""
+
+
+def test_a_short_text_of_a_png_still_gives_its_rotation(tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/>'
+    half_black().save(tmp_path / "a.png")
+    data = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp + b"</rdf:RDF></x:xmpmeta>")
+    content = with_chunk((tmp_path / "a.png").read_bytes(), b"iTXt", data)
+    content = with_chunk(content, b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 * 10**6)))
+    (tmp_path / "a.png").write_bytes(content)
+    assert_upright(read_pixels(tmp_path / "a.png"))
+
+
+def test_a_png_of_countless_texts_is_refused_in_little_time(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    bomb = b"Comment\0\0" + zlib.compress(bytes(3 * 10**6))
+    chunk = with_chunk(bytes(45), b"zTXt", bomb)[33:-12]
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk * 10_000 + content[33:])
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"a\.png: "):
+        read_pixels(tmp_path / "a.png")
+    assert time.monotonic() - start < 5
+
+
+# Formats that not every installation reads
+
+
+def test_avif_is_read_where_pillow_can(tmp_path):
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    pixels = saved(tmp_path / "a.avif", Image.fromarray(PIXELS).resize((64, 64)), quality=100)
+    with Image.open(tmp_path / "a.avif") as reference:
+        assert np.array_equal(pixels, np.asarray(reference))
+    exif = half_black().getexif()
+    exif[image_io.ORIENTATION_TAG] = 6
+    assert_upright(saved(tmp_path / "b.avif", half_black(), quality=100, exif=exif))
+    assert list(expand_paths([tmp_path])) == [str(tmp_path / "a.avif"), str(tmp_path / "b.avif")]
+    (record,) = measure_files([str(tmp_path / "a.avif")])
+    assert (record["error"], record["format"]) == (b"", b"AVIF")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "blue")]
+    frames[0].save(tmp_path / "c.avif", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match="animation"):
+        read_pixels(tmp_path / "c.avif")
+
+
+def test_heic_is_read_with_the_extra(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = half_black().getexif()
+    exif[image_io.ORIENTATION_TAG] = 6
+    for name, image in (("a.heic", half_black((128, 96))), ("b.HEIC", half_black())):
+        options = {"exif": exif.tobytes()} if name == "b.HEIC" else {}
+        pillow_heif.from_pillow(image).save(tmp_path / name, quality=-1, **options)
+    pixels = read_pixels(tmp_path / "a.heic")
+    assert pixels.shape == (96, 128, 3)
+    assert pixels[:, :60].max() < 5 and pixels[:, 70:].min() > 250
+    assert_upright(read_pixels(tmp_path / "b.HEIC"))
+    assert list(expand_paths([tmp_path])) == [str(tmp_path / "a.heic"), str(tmp_path / "b.HEIC")]
+    (record,) = measure_files([str(tmp_path / "a.heic")])
+    assert (record["error"], record["format"]) == (b"", b"HEIF")
+    content = (tmp_path / "a.heic").read_bytes()
+    with pytest.raises(ValueError, match="Unexpected end of file") as caught:
+        image_io.decode(content[: len(content) // 2])
+    assert "\n" not in str(caught.value)
+
+
+def test_formats_that_cannot_be_read_here_are_named_with_the_remedy(tmp_path):
+    """In a process of its own, in which neither decoder is installed."""
+    for name, brand in (("a.heic", b"heic"), ("b.jpg", b"mif1"), ("c.avif", b"avif")):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(4) + b"miaf" + bytes(99))
+    code = (
+        "import sys, PIL.features as features\n"
+        "sys.modules['pillow_heif'] = None\n"
+        "features.modules.pop('avif', None)\n"
+        "from dfd_utils.data.image_io import *\n"
+        "skipped = Counter()\n"
+        "print(*list(expand_paths([sys.argv[1]], skipped)), dict(skipped))\n"
+        "for name in ('a.heic', 'b.jpg', 'c.avif'):\n"
+        "    try: read_pixels(sys.argv[1] + '/' + name)\n"
+        "    except UserError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert lines == [
+        f"{tmp_path}/b.jpg {{'.heic': 1, '.avif': 1}}",
+        f"{tmp_path}/a.heic: a HEIC image; to read it: pip install 'dfd-utils[heif]'",
+        f"{tmp_path}/b.jpg: a HEIC image; to read it: pip install 'dfd-utils[heif]'",
+        f"{tmp_path}/c.avif: an AVIF image; to read it: pip install --upgrade pillow",
+    ]
 
 
 # Finding

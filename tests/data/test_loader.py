@@ -125,3 +125,11 @@ def test_inference_batches_have_about_as_many_pixels_at_any_size():
     cpu = torch.device("cpu")
     sizes = [inference_batch_size(cpu, size) for size in (16, 64, 224, 2000)]
     assert sizes == [512, 392, 32, 1]
+
+
+def test_inference_batches_are_shared_equally_by_the_processes():
+    for device in map(torch.device, ("cpu", "cuda")):
+        for size in (64, 224, 2000):
+            one, three = (inference_batch_size(device, size, processes) for processes in (1, 3))
+            assert three % 3 == 0
+            assert one <= three < one + 3

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -174,12 +175,33 @@ def test_an_interrupted_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path
         patch.setattr(generate, "_write_image", fail_at_the_fourth)
         make_sample(folder, per_class=1, processes=1)
     assert not folder.exists()
-    (partial,) = tmp_path.iterdir()
-    assert partial.name.startswith(".")
-    (partial / "Train" / "Real" / "9999.jpg").write_text("stale")
+    assert list(tmp_path.iterdir()) == []
+    killed, running = (tmp_path / f".sample.{name}.partial" for name in "ab")
+    killed.mkdir()
+    running.mkdir()
+    os.utime(killed, (0, 0))
     make_sample(folder, per_class=1)
+    assert sorted(tmp_path.iterdir()) == [running, folder]
+    assert len(list(folder.glob("*/*/*.jpg"))) == 10
+
+
+def test_two_at_the_same_time_make_one_complete_sample(tmp_path, monkeypatch):
+    folder, write = tmp_path / "sample", generate._write_images
+
+    def write_while_another_finishes(*arguments):
+        monkeypatch.setattr(generate, "_write_images", write)
+        make_sample(folder, per_class=1)
+        write(*arguments)
+
+    monkeypatch.setattr(generate, "_write_images", write_while_another_finishes)
+    assert make_sample(folder, per_class=1) == folder
     assert list(tmp_path.iterdir()) == [folder]
     assert len(list(folder.glob("*/*/*.jpg"))) == 10
+    monkeypatch.setattr(generate, "_write_images", write_while_another_finishes)
+    folder = tmp_path / "other"
+    with pytest.raises(UserError, match="per_class 1, not 2"):
+        make_sample(folder, per_class=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "sample"]
 
 
 def test_an_empty_folder_is_filled(tmp_path):

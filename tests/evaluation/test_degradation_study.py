@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from dfd_utils import config
@@ -107,7 +108,8 @@ def test_auc_by_severity_is_the_mean_over_degradations(pair, easy_data):
     (scores,) = degraded_predictions([pair[WITH]], easy_data)
     part = scores[scores["severity"] == 5]
     kinds = [
-        (one["label"].to_numpy(), one["score"].to_numpy()) for _, one in part.groupby("degradation")
+        (one["label"].to_numpy(), expit(one["logit"].to_numpy()))
+        for _, one in part.groupby("degradation")
     ]
     row = table.loc[(WITH, 5)]
     auc = np.mean([roc_auc_score(*kind) for kind in kinds])

@@ -1,5 +1,6 @@
 """Evaluation: predictions and metrics, when they are reused, and degraded images."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -80,7 +81,7 @@ def test_metrics_are_those_of_the_predictions_file(table, run):
     assert set(table.index) == {"resnet50", NAME}
     for name, row in table.iterrows():
         predictions = pd.read_csv(run / name / "predictions_Test.csv")
-        assert list(predictions.columns) == ["path", "label", "score"]
+        assert list(predictions.columns) == ["path", "label", "score", "logit"]
         labels, scores = predictions["label"], predictions["score"]
         assert all((labels == 1) == predictions["path"].str.startswith("Test/Fake/"))
         content = json.loads((run / name / "metrics.json").read_text())
@@ -99,8 +100,7 @@ def test_metrics_are_those_of_the_predictions_file(table, run):
 def test_metrics_at_the_chosen_threshold_and_before_calibration(table, run, easy_data):
     model = TrainedModel(run / "resnet50")
     entry, predictions = model.metrics(easy_data, "Test"), model.predictions(easy_data, "Test")
-    labels, scores = predictions["label"], predictions["score"]
-    raw = metrics.remove_temperature(scores, model.description.temperature)
+    labels, scores, raw = predictions["label"], predictions["score"], expit(predictions["logit"])
     before, chosen = entry["before_temperature"], entry["at_validation_threshold"]
     assert np.isclose(before["log_loss"], log_loss(labels, raw, labels=[0, 1]))
     assert chosen["threshold"] == model.description.threshold
@@ -122,8 +122,40 @@ def test_scores_are_calibrated_by_the_models_temperature(table, run, easy_data):
     with torch.inference_mode():
         logits = model.load()(torch.stack(images)).numpy().astype("float64")
     assert abs(temperature - 1) > 0.01
-    expected = expit((logits[:, 1] - logits[:, 0]) / temperature)
-    assert predictions["score"].to_numpy() == pytest.approx(expected, abs=1e-4)
+    margin = logits[:, 1] - logits[:, 0]
+    assert predictions["logit"].to_numpy() == pytest.approx(margin, rel=1e-5, abs=1e-4)
+    assert predictions["score"].to_numpy() == pytest.approx(expit(margin / temperature), abs=1e-4)
+    # Written as text and read back to the last bit.
+    assert (expit(predictions["logit"] / temperature) == predictions["score"]).all()
+    assert (predictions["logit"] == score_split(model, easy_data, "Test")["logit"]).all()
+
+
+def test_a_small_temperature_does_not_change_the_ranking(trained_run, easy_data, tmp_path):
+    """Nor do error examples and what precedes calibration, even if all scores are rounded to 1."""
+    model = copy_model(trained_run / "resnet50", tmp_path / "resnet50")
+    logits = score_split(model, easy_data, "Test")["logit"]
+    weights = load_file(model.weights_file)
+    for part in ("weight", "bias"):
+        weights[f"backbone.fc.{part}"] /= logits.std()
+    weights["backbone.fc.bias"][1] += 5 - logits.mean() / logits.std()  # all are called Fake
+    save_file(weights, model.weights_file)
+    results = []
+    for temperature in (1.0, 0.05):
+        description = dataclasses.replace(model.description, temperature=temperature)
+        description.write(model.folder / "model.json")
+        again = TrainedModel(model.folder)
+        evaluate([again], easy_data, "Test", quiet, resamples=20)
+        results.append((again.metrics(easy_data, "Test"), again.predictions(easy_data, "Test")))
+    (usual, scored), (small, rounded) = results
+    assert scored["score"].nunique() == 16
+    assert (rounded["score"] == 1).all()
+    ranking = {"auc", "average_precision", "aurc", *metrics.ROC_METRICS}
+    assert {n: small[n] for n in ranking} == {n: usual[n] for n in ranking}
+    assert small["auc"] == pytest.approx(roc_auc_score(scored["label"], scored["logit"]))
+    assert small["before_temperature"] == usual["before_temperature"]
+    assert small["before_temperature"]["brier"] == usual["brier"] != small["brier"]
+    examples = [select_error_examples(table, 3)["path"].tolist() for table in (scored, rounded)]
+    assert examples[0] == examples[1]
 
 
 def test_two_evaluations_write_the_same_bytes(trained_run, easy_data, tmp_path):
@@ -146,6 +178,16 @@ def test_a_data_set_needs_only_the_split_that_is_evaluated(model, tmp_path, caps
     assert len(model.predictions(data, "Test")) == 8
     with pytest.raises(UserError, match="Train/Real"):
         evaluate([model], data, "Train", quiet)
+
+
+def test_each_split_has_its_own_confusion_matrix(model, easy_data):
+    command = ["evaluate", "--data", str(easy_data.path), str(model.folder), "--split"]
+    assert cli.main([*command, "Test"]) == 0
+    test = (model.folder / "confusion_matrix.png").read_bytes()
+    assert cli.main([*command, "Validation"]) == 0
+    validation = (model.folder / "confusion_matrix_Validation.png").read_bytes()
+    assert validation.startswith(b"\x89PNG")
+    assert (model.folder / "confusion_matrix.png").read_bytes() == test != validation
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.json"])
@@ -307,12 +349,14 @@ def test_degraded_images_are_scored_once_for_all_models(run, easy_data, monkeypa
     for model, frame in zip(models, tables, strict=True):
         clean = frame[frame["degradation"] == "none"].reset_index()
         scores = score_split(model, easy_data, "Validation").iloc[::2].reset_index()
-        assert np.allclose(clean["score"], scores["score"], atol=1e-6)
+        assert list(frame) == ["path", "label", "degradation", "severity", "score", "logit"]
+        for column in ("score", "logit"):
+            assert np.allclose(clean[column], scores[column], rtol=1e-5, atol=1e-6)
         assert (clean["path"] == scores["path"]).all()
         assert frame.groupby(["degradation", "severity"]).size().tolist() == [8] * 9
         table = robustness.degradation_table(frame).set_index("degradation")
         blurred = frame[frame["degradation"] == "blur"]
-        auc = roc_auc_score(blurred["label"], blurred["score"])
+        auc = roc_auc_score(blurred["label"], blurred["logit"])
         assert np.isclose(table.loc["blur", "auc"], auc)
         correct = ((blurred["score"] >= 0.5) == blurred["label"]).sum()
         interval = proportion_confint(correct, 8, method="wilson")

@@ -15,6 +15,9 @@ def test_predictions_are_read_to_the_last_bit(tmp_path):
     frame.loc[0, "path"] = "NA"
     frame.assign(more="x").to_csv(tmp_path / "p.csv", index=False)
     pd.testing.assert_frame_equal(read_predictions(tmp_path / "p.csv"), frame)
+    frame["logit"] = scores * 100 - 50
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    pd.testing.assert_frame_equal(read_predictions(tmp_path / "p.csv"), frame)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +33,8 @@ def test_predictions_are_read_to_the_last_bit(tmp_path):
         ("path,label,score\na,0,\n", "found 'a,0,"),
         ("path,label,score\na,0,nan\n", "found 'a,0,nan'"),
         ("path,label,score\na,Fake,0.5\n", "found 'a,Fake,0.5'"),
+        ("path,label,score,logit\na,1,0.5,0\nb,1,1,inf\n", "found 'b,1,1,inf'"),
+        ("path,label,score,logit\na,1,0.5,\n", "found 'a,1,0.5,'"),
         ("path,label,score\na,0,0.5\nb,1,0.5,7,8\n", "not a readable CSV"),
     ],
 )

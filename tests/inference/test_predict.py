@@ -74,7 +74,9 @@ def test_files_folders_patterns_and_standard_input_in_their_order(
     for name in ("b.jpg", "a.png", "deep/c.BMP"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(faces[0], tmp_path / name)
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{faces[2]}\n\n{faces[1]}\n"))
+    # As editors of Windows write lists: with a mark at the beginning, and two bytes per line end.
+    listing = f"\ufeff{faces[2]}\r\n\r\n{faces[1]}\r\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listing)))
     code, rows = run(faces[3], tmp_path, "-", f"{tmp_path}/**/*.BMP", faces[3])
     expected = [tmp_path / name for name in ("a.png", "b.jpg", "deep/c.BMP")]
     expected = [faces[3], *expected, faces[2], faces[1], tmp_path / "deep" / "c.BMP", faces[3]]
@@ -178,6 +180,31 @@ def test_hostile_inputs_are_refused_in_little_memory_and_the_rest_is_scored(tmp_
     assert rows[0]["error"] is rows[-1]["error"] is None
     assert "Traceback" not in done.stderr
     assert int(done.stderr.split()[-1]) < 1000  # MB, including the model
+
+
+def test_names_keep_their_bytes_in_every_locale(tmp_path, model, faces):
+    names = ["é \u4eba.jpg", os.fsdecode(b"\xff.jpg")]
+    for name in names:
+        shutil.copy(faces[0], tmp_path / name)
+    command = [sys.executable, "-m", "dfd_utils", "predict", "--model", str(model)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(
+        [*command, f"{tmp_path}/", "-"], capture_output=True, env=environment,
+        input=os.fsencode(tmp_path / names[0]),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = done.stdout.splitlines()
+    expected = [os.fsencode(tmp_path / name) for name in (*names, names[0])]
+    assert [row[: len(name)] for row, name in zip(rows, expected, strict=True)] == expected
+
+
+def test_files_that_are_no_images_are_refused_in_one_line_each(tmp_path, run):
+    (tmp_path / "notes.txt").write_text("words\n" * 1000)
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(999))
+    code, rows = run(tmp_path / "notes.txt", tmp_path / "clip.mp4")
+    assert code == 3
+    for row in rows:
+        assert row["error"].startswith("not an image (JPEG, PNG,")
 
 
 # Rows
@@ -403,20 +430,6 @@ def test_each_image_gets_its_own_heat_map(tmp_path, run, faces):
     with Image.open(tmp_path / "maps" / names[0]) as pair:
         assert pair.size == (80, 40)
         assert np.array_equal(np.asarray(pair)[:, :40], read_pixels(faces[0]))
-
-
-def test_few_heat_maps_are_made_at_a_time(tmp_path, run, faces, monkeypatch):
-    inputs, batches, heat_maps = ["no.jpg", *faces, *faces, *faces], [], predict.heat_maps
-
-    def counted(model, images):
-        batches.append(len(images))
-        return heat_maps(model, images)
-
-    monkeypatch.setattr(predict, "heat_maps", counted)
-    monkeypatch.setattr(predict, "HEAT_MAP_BATCH", 5)
-    run("--explain", tmp_path / "maps", *inputs)
-    assert batches == [5, 5, 5, 5, 4]
-    assert len(list((tmp_path / "maps").iterdir())) == 24
 
 
 def test_a_heat_map_that_cannot_be_written_does_not_cost_the_scores(tmp_path, model, faces, capsys):

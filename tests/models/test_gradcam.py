@@ -18,6 +18,20 @@ def test_heat_maps_have_the_image_size(trained_run, easy_data, name):
     assert maps.max() <= 1
 
 
+def test_heat_maps_are_made_in_small_batches(trained_run, easy_data, monkeypatch):
+    """So the memory does not grow with the number of images, and no map depends on the others."""
+    model, sizes = TrainedModel(trained_run / "efficientnet_b0"), []
+    model.load().backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    files = sorted(easy_data.path.glob("Train/Fake/*"))
+    assert len(files) == 24
+    maps = gradcam.grad_cam(model, files)
+    assert max(sizes) <= gradcam.BATCH == 8
+    sizes.clear()
+    monkeypatch.setattr(gradcam, "BATCH", 24)
+    assert gradcam.grad_cam(model, files) == pytest.approx(maps, abs=1e-4)
+    assert max(sizes) == 24
+
+
 def test_an_overlay_colours_only_the_hot_part():
     grey = torch.full((3, 40, 60), 128, dtype=torch.uint8)
     heat = np.zeros((8, 8), np.float32)

@@ -1,14 +1,10 @@
-"""The network: architectures, normalisation, fused batch normalisation, files of weights."""
-
-import os
+"""The network: architectures, normalisation, fused batch normalisation."""
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 from dfd_utils.config import UserError
-from dfd_utils.data.transforms import normalize
 from dfd_utils.models.description import ModelDescription
 from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.gradcam import heat_maps
@@ -111,26 +107,6 @@ def test_heat_maps_see_what_the_model_with_instance_norm_sees(tmp_path):
     np.testing.assert_allclose(*maps, atol=1e-2)
     model.load().instance_norm = False
     assert np.abs(heat_maps(model, dark) - maps[0]).max() > 0.1
-
-
-def test_the_course_projects_state_dict_loads(tmp_path, images):
-    bare = torchvision.models.resnet50(num_classes=2).eval()
-    torch.save(bare.state_dict(), tmp_path / "model.pth")
-    model = create_model("resnet50", str(tmp_path / "model.pth")).eval()
-    torch.testing.assert_close(model(images), bare(normalize(images)), rtol=1e-4, atol=1e-4)
-
-
-class _Evil:
-    def __reduce__(self):
-        return os.mkdir, ("code-has-run",)
-
-
-def test_a_pickle_with_code_is_refused_and_runs_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"fc.weight": _Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=r"evil\.pth"):
-        create_model("resnet50", str(tmp_path / "evil.pth"))
-    assert not (tmp_path / "code-has-run").exists()
 
 
 def test_imagenet_weights_that_cannot_be_downloaded_become_none(monkeypatch):

@@ -137,7 +137,7 @@ def evaluated(trained_run, easy_data, tmp_path):
 def test_results_of_the_same_images_and_model_are_returned(evaluated):
     model, data = evaluated
     predictions = model.predictions(DataFolder(data.path), "Validation")
-    assert list(predictions) == ["path", "label", "score"]
+    assert list(predictions) == ["path", "label", "score", "logit"]
     assert model.metrics(data, "Validation")["images"] == len(predictions) == 16
     with pytest.raises(UserError, match="not evaluated on Test of data"):
         model.metrics(data, "Test")

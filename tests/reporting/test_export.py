@@ -349,3 +349,34 @@ def test_notebook_html_has_the_jupyter_look_without_network(notebooks, tmp_path)
         bad = write(tmp_path, "bad", code("x", count=None))
         export.export_notebook_html(bad, tmp_path / "out" / "bad.html")
     assert [path.name for path in page.parent.iterdir()] == ["01.html"]
+
+
+def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
+    """In the HTML they are as they are: a browser has fonts."""
+    pypdf = pytest.importorskip("pypdf")
+    name = "照片_사진_しゃしん_😀_✅_é_ж.jpg"
+    shown = r"\u{7167}\u{7247}_\u{C0AC}\u{C9C4}_\u{3057}\u{3083}\u{3057}\u{3093}_\u{1F600}_\u{2705}"
+    shown += "_é_ж.jpg"
+    book = write(
+        tmp_path,
+        "01",
+        new_markdown_cell(f"# A {name}\n\nB {name}, `C {name}`, $D → x ≥ ∑$ ✓ ⚠"),
+        code("# E " + name, printed("F " + name)),
+        code("f()", displayed("text/html", pd.DataFrame({"path": ["G " + name]}).to_html())),
+        code("f()", displayed("text/markdown", "H " + name)),
+    )
+    html, pdf = export_both([book], tmp_path / "report")
+    notebook = export.export_notebook_html(book, tmp_path / "01.html")
+    text = "".join(page.extract_text() for page in pypdf.PdfReader(pdf).pages)
+    text = re.sub(r"[\s\u200b\u2060]", "", text)
+    for letter in "ABCEFGH":
+        assert f"{letter}{shown}" in text, letter
+        assert f"{letter} {name}" in Page(html.read_text()).text
+        assert f"{letter} {name}" in Page(notebook.read_text()).text
+    for kept in "→≥∑✓⚠":
+        assert kept in text
+    line = "print('" + "照" * 60 + "')"
+    long = write(tmp_path, "02", new_markdown_cell("# L\n\n" + "照" * 60), code(line))
+    _, pdf = export_both([long], tmp_path / "long")
+    lines = [line for p in pypdf.PdfReader(pdf).pages for line in p.extract_text().splitlines()]
+    assert max(len(line) for line in lines if "7167" in line) < 150  # they break at the edge

@@ -4,9 +4,11 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import pytest
 from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.special import logit
 
 from dfd_utils.reporting import (
     comparison_figures,
@@ -41,6 +43,14 @@ def test_curves_carry_their_auc():
     table = pd.DataFrame({"label": [0, 0, 1, 1], "score": [0.1, 0.6, 0.4, 0.9]})
     figure = evaluation_figures.roc_and_precision_recall({"ResNet50": table})
     assert "AUC 0.750" in figure.axes[0].get_legend().get_texts()[0].get_text()
+    # The order is that of the logits, where there are any.
+    rounded = table.assign(score=1.0, logit=[40, 41, 42, 43])
+    figure = evaluation_figures.roc_and_precision_recall({"ResNet50": rounded})
+    labels = [axis.get_legend().get_texts()[0].get_text() for axis in figure.axes]
+    assert labels == ["ResNet50, AUC 1.000", "ResNet50, AP 1.000"]
+    figure = evaluation_figures.risk_coverage_curves({"ResNet50": rounded})
+    (label,) = figure.axes[0].get_legend().get_texts()
+    assert label.get_text() == "ResNet50, area 0.208"  # of the risks 0, 0, 1/3 and 1/2
 
 
 def test_a_model_has_one_colour_everywhere():
@@ -156,8 +166,8 @@ def test_cost_is_drawn_with_the_interval_of_the_auc():
 
 
 def test_reliability_is_drawn_before_and_after():
-    after = pd.DataFrame({"label": [0, 1, 1], "score": [0.2, 0.6, 0.9]})
-    before = after.assign(score=[0.1, 0.7, 0.95])
-    axis = evaluation_figures.reliability_diagram({"M": before}, {"M": after}).axes[0]
-    assert axis.lines[1].get_xdata().tolist() == [0.1, 0.7, 0.95]
+    before = [0.1, 0.7, 0.95]
+    table = pd.DataFrame({"label": [0, 1, 1], "score": [0.2, 0.6, 0.9], "logit": logit(before)})
+    axis = evaluation_figures.reliability_diagram({"M": table}).axes[0]
+    assert axis.lines[1].get_xdata() == pytest.approx(before)
     assert axis.lines[2].get_xdata().tolist() == [0.2, 0.6, 0.9]

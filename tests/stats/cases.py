@@ -36,3 +36,11 @@ def two_models(n: int = 300, step: float | None = None, seed: int = 0) -> tuple:
     if step:  # coarse scores tie often
         scores = [np.round(s / step) * step for s in scores]
     return labels, *scores
+
+
+def saturated() -> tuple:
+    """Return labels, logits and scores at a temperature of 0.05, many of them exactly 1."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(400) % 2
+    logits = rng.normal(size=400) * 1.5 + labels + 1
+    return labels, logits, expit(logits / 0.05)

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from dfd_utils.config import UserError
 from dfd_utils.stats import bootstrap, metrics, paired_tests
-from tests.stats.cases import CASES, EXACT, two_models
+from tests.stats.cases import CASES, EXACT, saturated, two_models
 
 
 def expected_interval(metric: str, value: float, resamples: pd.Series, predicted: int):
@@ -86,6 +86,47 @@ def test_intervals_of_a_perfect_model_have_a_width():
     assert table.loc["precision"].tolist() == pytest.approx([1, 0.025 ** (1 / 13), 1])
     false_positives = [0, 0, 1 - 0.025 ** (1 / 20)]
     assert table.loc["real_called_fake"].tolist() == pytest.approx(false_positives)
+
+
+def test_intervals_of_constant_scores_have_a_width():
+    """Clopper and Pearson's: of 30 of 50 images, and of 10 of 20 pairs of a Real and a Fake."""
+    labels = np.repeat([0, 1], [30, 20])
+    table = bootstrap.bootstrap(labels, {"a": np.full(50, 0.4)}, 50).intervals.loc["a"]
+    assert ((table["low"] < table["high"]) | table["value"].isin([0, 1])).all(), table
+    for metric, hits, trials in (("accuracy", 30, 50), ("auc", 10, 20), ("eer", 10, 20)):
+        ends = beta.ppf([0.025, 0.975], [hits, hits + 1], [trials - hits + 1, trials - hits])
+        assert table.loc[metric].tolist() == pytest.approx([hits / trials, *ends])
+    assert table.loc["recall"].tolist() == pytest.approx([0, 0, 1 - 0.025 ** (1 / 20)])
+    # An odd number of pairs, of which half a pair is in order.
+    (interval,) = (
+        bootstrap.bootstrap([0, 1], {"a": [0.5, 0.5]}, 5).intervals.loc[[("a", "auc")]].values
+    )
+    assert interval[0] == 0.5
+    assert 0 < interval[1] < 0.1 and 0.9 < interval[2] < 1
+
+
+def test_differences_of_constant_scores_have_a_width():
+    labels, models = np.repeat([0, 1], 15), {"a": np.full(30, 0.9), "b": np.full(30, 0.1)}
+    result = bootstrap.bootstrap(labels, models | {"same": models["a"]}, 50)
+    difference = result.difference("a", "b")
+    assert (difference["low"] < difference["high"]).all(), difference
+    _, low, high = result.intervals.loc[("a", "accuracy")]  # as of b
+    width = math.hypot(0.5 - low, high - 0.5)
+    assert difference.loc["accuracy"].tolist() == pytest.approx([0, -width, width])
+    assert (result.difference("a", "same") == 0).all(axis=None)  # that is certain
+
+
+def test_logits_rank_the_images_of_the_bootstrap():
+    labels, logits, scores = saturated()
+    models = {"rounded": scores, "exact": scores}
+    result = bootstrap.bootstrap(labels, models, 30, logits_by_model={"exact": logits})
+    counts = bootstrap.resample_counts(labels, 30, np.random.default_rng(0)).astype(int)
+    for model, z in (("rounded", scores), ("exact", logits)):
+        aucs = [sk.roc_auc_score(np.repeat(labels, row), np.repeat(z, row)) for row in counts]
+        assert result.samples[model]["auc"].to_numpy() == pytest.approx(aucs, **EXACT)
+    drawn = np.repeat(np.arange(len(labels)), counts[0])
+    expected = metrics.all_metrics(labels[drawn], scores[drawn], logits=logits[drawn])
+    assert result.samples["exact"].iloc[0].to_dict() == pytest.approx(expected, **EXACT)
 
 
 def test_the_bootstrap_needs_both_classes_a_model_and_a_resample():

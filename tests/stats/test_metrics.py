@@ -8,11 +8,12 @@ import torch
 import torchmetrics.functional.classification as tm
 from scipy.optimize import brentq
 from scipy.special import expit
+from scipy.stats import rankdata
 from sklearn import metrics as sk
 
 from dfd_utils.config import UserError
 from dfd_utils.stats import metrics
-from tests.stats.cases import CASES, EXACT
+from tests.stats.cases import CASES, EXACT, saturated
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,46 +126,42 @@ def test_metrics_of_both_classes_are_nan_for_one_image(label):
     assert all(type(value) is float for value in result.values())
 
 
-def confidence_of(scores, threshold):
-    above, below = (
-        (scores - threshold) / max(1 - threshold, 1e-300),
-        (threshold - scores) / threshold,
-    )
-    return np.where(scores >= threshold, above, below)
-
-
-@pytest.mark.parametrize("threshold", [0.2, 0.5, 1.0])
-def test_risk_is_the_error_rate_of_the_most_confident_images(threshold):
+def test_risk_is_the_error_rate_of_the_most_confident_images():
     labels, scores = CASES["random"]
-    table = metrics.risk_coverage(labels, scores, threshold)
-    wrong = (scores >= threshold) != labels
-    confidence = confidence_of(scores, threshold)
+    table = metrics.risk_coverage(labels, scores)
+    wrong, confidence = (scores >= 0.5) != labels, abs(scores - 0.5)
     for row in (0, 10, 150, 299):
         kept = confidence >= np.sort(confidence)[::-1][row]
         assert table["coverage"][row] == pytest.approx(kept.mean())
         assert table["risk"][row] == pytest.approx(wrong[kept].mean())
     assert table["risk"].iloc[-1] == pytest.approx(wrong.mean())
-    assert metrics.risk_coverage([0, 1, 1], [0.0, 1.0, 0.5], 0.3)["coverage"][0] == 2 / 3
+    assert metrics.risk_coverage([0, 1, 1], [0.0, 1.0, 0.5])["coverage"][0] == 2 / 3
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("threshold", [0.3, 0.5])
-def test_area_under_risk_coverage_agrees_with_a_direct_mean(case, threshold):
+def test_area_under_risk_coverage_agrees_with_a_direct_mean(case):
     labels, scores = CASES[case]
     scores = scores.astype(float)
-    wrong = (scores >= threshold) != labels
-    confidence = confidence_of(scores, threshold)
+    wrong, confidence = (scores >= 0.5) != labels, abs(scores - 0.5)
     risks = [wrong[confidence >= own].mean() for own in confidence]
-    assert metrics.aurc(labels, scores, threshold) == pytest.approx(np.mean(risks), **EXACT)
+    assert metrics.aurc(labels, scores) == pytest.approx(np.mean(risks), **EXACT)
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_removing_the_temperature_gives_the_uncalibrated_score(temperature):
-    margin = np.array([-30.0, -4, -0.1, 0, 0.3, 5, 8])
-    own = metrics.remove_temperature(expit(margin / temperature), temperature)
-    assert own == pytest.approx(expit(margin), **EXACT)
-    ends = metrics.remove_temperature([0.0, 1.0], temperature)
-    assert 0 <= ends[0] < 1e-6 and 1 - 1e-6 < ends[1] <= 1
+def test_logits_rank_images_whose_scores_are_rounded_to_one():
+    labels, logits, scores = saturated()
+    assert (scores == 1).sum() > 50
+    rounded, exact = (metrics.all_metrics(labels, scores, logits=z) for z in (None, logits))
+    ranks = rankdata(logits)  # other scores in the same order, without ties
+    expected = metrics.ranking_metrics(labels, ranks / len(ranks))
+    assert {name: exact[name] for name in expected} == pytest.approx(expected, **EXACT)
+    assert exact["auc"] == pytest.approx(sk.roc_auc_score(labels, logits), **EXACT)
+    assert exact["auc"] > rounded["auc"]
+    assert exact["recall_at_5_percent_fpr"] > rounded["recall_at_5_percent_fpr"] == 0
+    wrong = (scores >= 0.5) != labels
+    risks = [wrong[abs(logits) >= own].mean() for own in abs(logits)]
+    assert exact["aurc"] == pytest.approx(np.mean(risks), **EXACT)
+    same = set(exact) - {*expected, "aurc"}  # those of probabilities
+    assert {name: exact[name] for name in same} == {name: rounded[name] for name in same}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -206,19 +203,18 @@ def test_the_temperature_is_recovered_and_minimises_the_loss(true_temperature):
 def test_the_temperature_has_bounds_and_needs_finite_logits():
     assert 0.05 <= metrics.fit_temperature([0, 1], [-9.0, 9.0]) < 0.051
     assert 19.9 < metrics.fit_temperature([1, 0], [-9.0, 9.0]) <= 20
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="finite number, not nan"):
         metrics.fit_temperature([0, 1], [math.nan, 1.0])
 
 
 FUNCTIONS = (
     metrics.threshold_metrics,
-    metrics.ranking_metrics,
     metrics.calibration_metrics,
     metrics.all_metrics,
     metrics.confusion,
     metrics.reliability,
     metrics.choose_threshold,
-    lambda labels, scores: metrics.risk_coverage(labels, scores, 0.5),
+    metrics.risk_coverage,
 )
 BAD = (
     ([0, 1], [0.5], "two equal lists"),
@@ -237,6 +233,13 @@ def test_invalid_arrays_are_refused_in_one_line(function, labels, scores, words)
     with pytest.raises(UserError, match=words) as caught:
         function(labels, scores)
     assert "\n" not in str(caught.value)
+
+
+def test_any_finite_numbers_can_be_ranked():
+    assert metrics.ranking_metrics([0, 1, 0, 1], [-7, 3, 900, 1e6])["auc"] == 0.75
+    for number in (math.nan, math.inf):
+        with pytest.raises(UserError, match=f"a score is a finite number, not {number}"):
+            metrics.ranking_metrics([0, 1], [0, number])
 
 
 def test_invalid_thresholds_and_missing_classes_are_refused():

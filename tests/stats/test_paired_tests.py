@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import beta, norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from dfd_utils.config import UserError
 from dfd_utils.stats import paired_tests
-from tests.stats.cases import two_models
+from tests.stats.cases import saturated, two_models
 
 
 def frame_of(labels, scores) -> pd.DataFrame:
@@ -71,6 +71,11 @@ def test_delong_without_variance():
     assert paired_tests.delong_interval([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == ends
     ends = 0, 0, pytest.approx(1 - 0.025**0.5)
     assert paired_tests.delong_interval([0, 0, 1, 1], [0.8, 0.9, 0.1, 0.2]) == ends
+    # Equal scores say nothing: 2 of 4 disjoint pairs, and half of 3.
+    constant = paired_tests.delong_interval([0, 1] * 4, [0.3] * 8)
+    assert constant == pytest.approx((0.5, *beta.ppf([0.025, 0.975], [2, 3], [3, 2])))
+    odd = paired_tests.delong_interval([0, 1] * 3, [0.3] * 6)
+    assert odd == pytest.approx((0.5, *beta.ppf([0.025, 0.975], [1.5, 2.5], [2.5, 1.5])))
     with pytest.raises(UserError, match="two images of each class"):
         paired_tests.delong([0, 0, 1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
 
@@ -118,6 +123,23 @@ def test_a_comparison_is_aligned_by_path_and_strict_json():
         gap = model[metric]["value"] - result["models"]["B"][metric]["value"]
         assert pair[key]["value"] == pytest.approx(gap)
         assert pair[key]["low"] < gap < pair[key]["high"]
+
+
+def test_a_comparison_ranks_by_logits_where_there_are_any():
+    labels, logits, scores = saturated()
+    other = frame_of(labels, np.random.default_rng(0).random(400))  # a file without logits
+    exact, rounded = frame_of(labels, scores).assign(logit=logits), frame_of(labels, scores)
+    result = paired_tests.compare_models(exact.sample(frac=1), other, "A", "B", resamples=50)
+    auc = sk.roc_auc_score(labels, logits)
+    assert auc > sk.roc_auc_score(labels, scores) + 0.01
+    assert result["models"]["A"]["auc"]["value"] == pytest.approx(auc)
+    test = paired_tests.delong(labels, logits, other["score"])
+    assert result["pair"]["auc_difference"]["value"] == pytest.approx(test["difference"])
+    assert result["pair"]["auc_difference"]["p"] == pytest.approx(test["p"])
+    assert result["pair"]["auc_difference_bootstrap"]["value"] == pytest.approx(test["difference"])
+    both = paired_tests.compare_models(exact, rounded, "A", "B", resamples=50)
+    assert both["models"]["A"]["accuracy"] == both["models"]["B"]["accuracy"]
+    assert both["pair"]["auc_difference"]["value"] > 0.01
 
 
 def test_different_images_or_labels_and_equal_names_are_refused():

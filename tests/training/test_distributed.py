@@ -1,4 +1,4 @@
-"""Two processes by torchrun: the same training, every image once, one writer, one error line."""
+"""Several processes by torchrun: one training, every image once, one writer, one error line."""
 
 import json
 import os
@@ -30,20 +30,19 @@ def data(tmp_path_factory):
     return folder
 
 
-def torchrun(*arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+def torchrun(*arguments, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)}
     command += ["-m", "tests.training.two_processes", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_two_processes_work_as_one(data, trained_run, tmp_path):
+def test_two_processes_work_as_one(data, tmp_path):
     """Equal but for rounding, where batch norm, which sees its process's images, is replaced."""
     alone, together = tmp_path / "alone", tmp_path / "together"
-    model = shutil.copytree(trained_run / NAME, tmp_path / "model" / NAME)
     assert not DataFolder(data).is_audited
-    done = torchrun("train", data, together, model)
+    done = torchrun("train", data, together)
     assert done.returncode == 0, done.stderr
     for line in ("the audit excludes Train 1,", "epoch 2/2"):
         assert done.stdout.count(line) == 1  # from one process
@@ -53,10 +52,20 @@ def test_two_processes_work_as_one(data, trained_run, tmp_path):
     one, two = (pd.read_csv(run / "history.csv") for run in (alone, together))
     same = ["training_loss", "validation_loss", "auc", "lr"]
     pd.testing.assert_frame_equal(one[same], two[same], rtol=1e-3)
-    # The evaluation there scored each image once, as one process does.
-    trained, data = TrainedModel(model), DataFolder(data)
-    table = pd.read_csv(trained.results_folder(data) / "predictions_Test.csv")
-    pd.testing.assert_frame_equal(table, score_split(trained, data, "Test"), rtol=1e-4)
+
+
+def test_three_processes_score_each_image_once(data, trained_run, tmp_path):
+    model = shutil.copytree(trained_run / NAME, tmp_path / "model" / NAME)
+    done = torchrun("score", data, tmp_path, model, processes=3)
+    assert done.returncode == 0, done.stderr
+    trained, folder = TrainedModel(model), DataFolder(data)
+    expected = score_split(trained, folder, "Test")
+    table = pd.read_csv(trained.results_folder(folder) / "predictions_Test.csv")
+    pd.testing.assert_frame_equal(table, expected, rtol=1e-4)
+    rows = pd.read_csv(tmp_path / "rows.csv")
+    assert [f"Test/{path.split('/Test/')[1]}" for path in rows["path"]] == sorted(table["path"])
+    assert len(rows) == 17
+    assert rows["error"].isna().all()
 
 
 def test_an_error_of_one_process_is_reported_once(data, tmp_path):

@@ -181,10 +181,10 @@ def test_a_run_of_an_earlier_version_is_refused_but_its_model_can_be_used(
     (finished / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=rf"{finished}: .*earlier version"):
         train.fit(NAME, easy_data, finished, quick, quiet)
-    _, scores = TrainedModel(finished).score(
+    table = TrainedModel(finished).score(
         easy_data.split("Test", transforms.eval_transform(quick.image_size))
     )
-    assert len(scores) == 16
+    assert len(table) == 16
 
 
 def test_unavailable_imagenet_weights_make_a_training_from_scratch(
@@ -303,9 +303,43 @@ def test_an_image_that_breaks_after_the_audit_ends_the_run_with_its_name(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(easy_data, quick, tmp_path):
+    """Lower lr, says its message; and that works, because nothing has been saved yet."""
     diverging = dataclasses.replace(quick, lr=1e30, warmup_steps=1)
-    with pytest.raises(UserError, match="not finite"):
-        train.fit(NAME, easy_data, tmp_path / NAME, diverging, quiet)
+    out, copy = tmp_path / NAME, easy_data.with_exclusions(["Train/Real/000.jpg"])
+    with pytest.raises(UserError, match=rf"{out}: .* not finite in epoch 1; lower lr$"):
+        train.fit(NAME, copy, out, diverging, quiet)
+    lines = []
+    settings = dataclasses.replace(quick, epochs=1)
+    assert len(train.fit(NAME, easy_data, out, settings, lines.append)) == 1
+    assert not any("exclusion list has changed" in line for line in lines)
+    assert read_config(out)["settings"] == dataclasses.asdict(settings)
+    assert read_config(out)["excluded_images"]["Train"] == 0
+
+
+def test_a_loss_that_is_not_finite_after_a_checkpoint_asks_for_another_folder(
+    easy_data, quick, tmp_path, monkeypatch
+):
+    original = train.train_one_epoch
+
+    def diverge(training, state, after_step):
+        loss = original(training, state, after_step)
+        return loss if state.epoch == 1 else float("inf")
+
+    monkeypatch.setattr(train, "train_one_epoch", diverge)
+    message = "epoch 2; lower lr, and choose another run name, or delete that folder"
+    with pytest.raises(UserError, match=message):
+        train.fit(NAME, easy_data, tmp_path / NAME, quick, quiet)
+
+
+def test_outputs_that_are_not_finite_end_the_run(easy_data, quick, tmp_path, monkeypatch):
+    def infinite(*args):
+        labels, logits = train_predict_logits(*args)
+        return labels, logits + np.array([np.nan, 0], np.float32)
+
+    train_predict_logits = train.predict_logits
+    monkeypatch.setattr(train, "predict_logits", infinite)
+    with pytest.raises(UserError, match="an output of the model is not finite in epoch 1; lower"):
+        train.fit(NAME, easy_data, tmp_path / NAME, quick, quiet)
 
 
 def test_a_second_process_is_refused(easy_data, quick, tmp_path, monkeypatch):

@@ -54,5 +54,9 @@ if __name__ == "__main__":
     task, data, out, *models = sys.argv[1:]
     if task == "broken":
         sys.exit(train_with_a_broken_image(Path(data), Path(out)))
+    if task == "score":
+        code = cli.main(["evaluate", "--data", data, *models])
+        rows = str(Path(out) / "rows.csv")
+        command = ["predict", "--model", *models, "--format", "csv", "--output", rows]
+        sys.exit(code or cli.main([*command, str(Path(data) / "Test")]))
     train_without_batch_norm(Path(data), Path(out))
-    sys.exit(cli.main(["evaluate", "--data", data, *models]))

@@ -5,9 +5,12 @@ face swaps. It passes through the same camera and JPEG compression as a Real, so
 differ only in the swap.
 """
 
+import glob
 import json
 import os
 import shutil
+import time
+import uuid
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy
 from math import copysign, exp
@@ -24,6 +27,7 @@ from dfd_utils.runtime.workers import worker_context
 
 VERSION = 1  # raise it whenever the same seed gives other images
 MARKER = "sample.json"
+ABANDONED = 86400  # seconds after which an unfinished sample is removed: its process was killed
 NOTE = "Drawn portraits and simulated swaps: they test the software, not real deepfakes."
 # The strength of each artefact of a swap; a pair is the range of a uniform distribution.
 SOURCE_SIZE = (32, 60)  # pixels per side at which the source is drawn; smaller is blurrier
@@ -85,14 +89,20 @@ def make_sample(
     try:
         if _is_complete(folder, marker):
             return folder
-        partial = folder.parent / f".{folder.name}.partial"
-        if partial.exists():
-            shutil.rmtree(partial)
-        _write_images(partial, counts, seed, processes)
-        (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+        # Another process may make the same sample: the first that is complete is kept.
+        partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
+        try:
+            _write_images(partial, counts, seed, processes)
+            (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+            partial.rename(folder)
+        except OSError:
+            if not _is_complete(folder, marker):
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {folder} ({reason}): choose another folder") from error
