@@ -14,6 +14,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.data import duplicates
+from dfd_utils.data.image_io import describe_skipped
 from dfd_utils.data.image_statistics import COLOURS, STATISTICS, TRANSPARENCY, VERSION
 from dfd_utils.data.scan import measure_cached
 from dfd_utils.runtime.files import content_hash, read_json, write_atomic, write_json
@@ -151,9 +152,8 @@ def _summarise(
         pair_counts[kind] = {"pairs": len(table)} | across
     inside = {s: set(clusters[good.split == s]) for s in SPLITS}
     leakage, warnings = {}, []
-    if skipped:
-        names = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-        warnings.append(f"skipped {skipped.total():,} files that are not images ({names})")
+    if line := describe_skipped(skipped):
+        warnings.append(line)
     for low, high in (("Train", "Validation"), ("Train", "Test"), ("Validation", "Test")):
         shared = list(inside[low] & inside[high])
         leaks = int(((good.split == low) & np.isin(clusters, shared)).sum())

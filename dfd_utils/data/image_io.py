@@ -49,6 +49,12 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
+def describe_skipped(skipped: Counter) -> str:
+    """Return a line about the files that are not images, by suffix; empty if there are none."""
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
+    return f"skipped files that are not images: {counts}" if counts else ""
+
+
 def expand_paths(paths: Iterable[str | Path], skipped: Counter | None = None) -> Iterator[str]:
     """Yield the files that `paths` refer to, in their order.
 

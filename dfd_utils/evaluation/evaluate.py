@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.folder import DataFolder
+from dfd_utils.data.image_io import describe_skipped
 from dfd_utils.data.transforms import eval_transform
 from dfd_utils.models.scoring import apply_temperature
 from dfd_utils.models.trained import TrainedModel, read_metrics_file, results_file, results_name
@@ -44,6 +45,8 @@ def evaluate(
     """
     data.check_layout([split])
     run_on_main(lambda: data.fingerprint)  # audits once; the other processes then read the result
+    if process_state().is_main_process and (line := describe_skipped(data.skipped)):
+        log(f"{data.name}: {line}")
     rows = []
     for model in models:
         entry = run_on_main(_reuse_results, model, data, split, resamples)

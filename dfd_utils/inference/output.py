@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from dfd_utils.config import UserError
-from dfd_utils.data.image_io import expand_paths
+from dfd_utils.data.image_io import describe_skipped, expand_paths
 from dfd_utils.inference.predict import COLUMNS, iter_predictions
 from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.distributed import process_state, run_on_main
@@ -73,8 +73,7 @@ def _list_files(paths: Iterable[str]) -> tuple[list[str], str]:
     """Return the files to classify, and a line about those in folders that are not images."""
     skipped = Counter()
     files = list(expand_paths(_read_stdin(paths), skipped))
-    counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(skipped.items()))
-    return files, f"skipped files that are not images: {counts}" if counts else ""
+    return files, describe_skipped(skipped)
 
 
 def _read_stdin(paths: Iterable[str]) -> Iterable[str]:

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 
 from dfd_utils.config import SPLITS, Profile, UserError
 from dfd_utils.data.folder import DataFolder
+from dfd_utils.data.image_io import describe_skipped
 from dfd_utils.models.registry import available_weights, get_architecture
 from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
 from dfd_utils.models.trained import TrainedModel
@@ -133,6 +134,8 @@ def _open_run(
     log(
         f"{data.name}: the audit excludes {counts} images (exclude.csv in {data.audit_folder.name})"
     )
+    if line := describe_skipped(data.skipped):
+        log(f"{data.name}: {line}")
     data = recorded_exclusions(out, data, log)
     if not complete:
         profile = autotune(model_name, profile, log)

@@ -189,7 +189,7 @@ def test_unreadable_files_are_listed_and_excluded(data):
         assert words in reasons[path]
     assert len(table["files"]) == 31
     assert summary["skipped"] == {".db": 1}
-    assert "skipped 1 files that are not images (1 .db)" in summary["warnings"]
+    assert "skipped files that are not images: 1 .db" in summary["warnings"]
     for split in SPLITS:
         images = folder.split(split)
         assert len(images) == 8

@@ -64,7 +64,7 @@ def test_hidden_files_are_ignored_and_other_files_counted(path):
     skipped = {".cr2": 1, ".mp4": 2, "without suffix": 1, "not a regular file": 1}
     assert data.skipped == data.audit_summary["skipped"] == skipped
     (warning,) = (text for text in data.audit_summary["warnings"] if "skipped" in text)
-    assert "5 files that are not images (1 .cr2, 2 .mp4, 1 not a" in warning
+    assert "files that are not images: 1 .cr2, 2 .mp4, 1 not a" in warning
 
 
 def test_folders_in_lower_case_are_accepted(path):

@@ -75,6 +75,7 @@ def test_the_data_set_is_audited_first_and_its_exclusions_are_left_out(
         copy = folder / "Train" / "Real" / f"copy{number}.jpg"
         shutil.copy(folder / "Test" / "Real" / f"{number:03}.jpg", copy)
     (folder / "Train" / "Fake" / "broken.jpg").write_bytes(b"")
+    (folder / "Train" / "Fake" / "notes.txt").touch()
     data, lines, paths = DataFolder(folder), [], []
     original = dataset.read_image
     monkeypatch.setattr(dataset, "read_image", lambda path: paths.append(path) or original(path))
@@ -83,6 +84,7 @@ def test_the_data_set_is_audited_first_and_its_exclusions_are_left_out(
     train.fit(NAME, data, tmp_path / "run" / NAME, settings, lines.append)
     assert "the audit excludes Train 4, Validation 0, Test 0 images" in lines[0]
     assert data.audit_folder.name in lines[0]
+    assert lines[1] == "data: skipped files that are not images: 1 .txt"
     excluded = ["Train/Fake/broken.jpg", *(f"Train/Real/copy{n}.jpg" for n in range(3))]
     config = read_config(tmp_path / "run" / NAME)
     assert config["excluded_images"] == {"Train": 4, "Validation": 0, "Test": 0}
