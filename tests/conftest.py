@@ -1,7 +1,9 @@
 """Small data and trained models that the tests share; nothing is written into the project."""
 
 import os
+import struct
 import tempfile
+import zlib
 from pathlib import Path
 
 # Before dfd_utils is imported: what the code writes by default goes to a folder of the tests'.
@@ -77,3 +79,18 @@ def assert_same_run(one: Path, two: Path) -> None:
     )
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
     assert (one / "model.json").read_text() == (two / "model.json").read_text()
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A small PNG file whose header declares any size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(10**6))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part) for part in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
+    )

@@ -261,18 +261,18 @@ def find_models(*paths: str | Path, fake_output: int | None = None) -> list[Trai
     Raises:
         UserError: as `TrainedModel`, or a path is missing or contains no model.
     """
-    folders = set()
+    found = set()
     for path in map(Path, paths):
         if path.is_file():
-            described = path.name == "model.safetensors" and (path.parent / "model.json").is_file()
-            folders.add(path.parent if described else path)
+            found.add(path)
             continue
         below = {file.parent for file in path.rglob("model.json")}
         models = {f for f in below if not f.relative_to(path).match("epochs/epoch_*")}
         if not models:
             raise UserError(f"{path}: no trained model; run `dfd train … --out {path}` first")
-        folders |= models
-    return [TrainedModel(folder, fake_output) for folder in sorted(folders)]
+        found |= models
+    opened = (TrainedModel(path, fake_output) for path in sorted(found))
+    return list({model.weights_file: model for model in opened}.values())
 
 
 def choose_model(

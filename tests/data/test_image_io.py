@@ -18,6 +18,7 @@ from dfd_utils.config import UserError
 from dfd_utils.data import image_io
 from dfd_utils.data.image_io import expand_paths, read_pixels
 from dfd_utils.data.image_statistics import measure_files
+from tests.conftest import huge_png
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -159,21 +160,6 @@ def test_the_first_page_of_a_tiff_is_read(tmp_path):
 
 
 # Refusing
-
-
-def huge_png(width: int, height: int) -> bytes:
-    """A small PNG file whose header declares any size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(10**6))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(*part) for part in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
-    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,10 +7,8 @@ import math
 import os
 import shutil
 import socket
-import struct
 import subprocess
 import sys
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from dfd_utils.data.image_io import read_pixels
 from dfd_utils.data.loader import data_loader
 from dfd_utils.inference import predict
 from dfd_utils.models.trained import TrainedModel
+from tests.conftest import huge_png
 
 NAME = "efficientnet_b0"
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -110,25 +109,10 @@ def test_inputs_without_an_image_are_rows_with_errors(tmp_path, run):
     assert all(row["error"] for row in rows)
 
 
-def png_of(width: int, height: int) -> bytes:
-    """Return a small PNG file whose header promises an image of any size."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(10**6))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(*part) for part in ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
-    )
-
-
 def write_hostile_files(folder: Path) -> dict[str, str]:
     """Write files that must be refused; return their paths with a word of each reason."""
-    (folder / "bomb.png").write_bytes(png_of(60_000, 60_000))
-    (folder / "big.png").write_bytes(png_of(10_001, 10_000))
+    (folder / "bomb.png").write_bytes(huge_png(60_000, 60_000))
+    (folder / "big.png").write_bytes(huge_png(10_001, 10_000))
     os.mkfifo(folder / "fifo.jpg")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "s.jpg"))
