@@ -304,10 +304,15 @@ def _validation_auc(model: TrainedModel) -> float:
 
 
 def models_by_title(models: Iterable[TrainedModel]) -> dict[str, TrainedModel]:
-    """Return models by their titles, with the folder's name where a title is not unique."""
+    """Return models by their titles, with the folder's and the run's name where those repeat."""
     models = list(models)
-    count = Counter(model.title for model in models)
-    return {
-        model.title if count[model.title] == 1 else f"{model.title} ({model.name})": model
-        for model in models
-    }
+    titles = Counter(model.title for model in models)
+    names = Counter((model.title, model.name) for model in models)
+
+    def unique_title(model: TrainedModel) -> str:
+        if titles[model.title] == 1:
+            return model.title
+        run = "" if names[model.title, model.name] == 1 else f"{model.folder.parent.name}/"
+        return f"{model.title} ({run}{model.name})"
+
+    return {unique_title(model): model for model in models}

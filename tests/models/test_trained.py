@@ -108,6 +108,14 @@ def test_find_models_returns_each_model_once(trained_run, tmp_path):
             find_models(trained_run, missing)
 
 
+def test_no_two_models_share_a_title(saved, tmp_path):
+    for folder in ("one/a", "one/b", "two/a"):
+        shutil.copytree(saved, tmp_path / "runs" / folder)
+    models = find_models(tmp_path / "runs")
+    titles = [f"EfficientNet-B0 ({name})" for name in ("one/a", "b", "two/a")]
+    assert models_by_title(models) == dict(zip(titles, models, strict=True))
+
+
 def test_the_model_of_a_single_epoch_is_used_only_where_it_is_named(saved, tmp_path):
     run = tmp_path / "runs" / "epochs"  # a run may have this name, too
     epoch = run / NAME / "epochs" / "epoch_003"
