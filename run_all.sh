@@ -50,6 +50,14 @@ find_python() { # prints a Python 3.11 or newer
   fail "no Python 3.11 or newer found; install one, or uv, which brings its own" 2
 }
 
+sizes() { # of what make_venv installs
+  if command -v uv >/dev/null; then
+    echo "about 3 GB to download and 7 GB on disk for CUDA, 0.6 and 2 GB for the CPU alone"
+  else
+    echo "about 3 GB to download and 7 GB on disk (less for the CPU alone: see README.md)"
+  fi
+}
+
 make_venv() {
   local venv=$here/.venv uv base
   uv=$(command -v uv || true)
@@ -63,10 +71,16 @@ make_venv() {
         fail "cannot make $venv; on Debian and Ubuntu: apt install python3-venv (or install uv)" 2
     fi
   fi
-  if [ -n "$uv" ]; then
-    uv pip install --quiet --python "$venv/bin/python" -e "$here[test]"
-  else
+  if [ -z "$uv" ]; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$here[test]"
+    return
+  fi
+  set -- pip install --quiet --python "$venv/bin/python" -e "$here[test]"
+  if [ -n "${DFD_TORCH_BACKEND:-}" ]; then
+    uv "$@" --torch-backend "$DFD_TORCH_BACKEND"
+  elif ! uv "$@" --torch-backend auto 2>/dev/null; then
+    echo "environment: no answer from PyTorch's own index: installing PyPI's build, with CUDA …"
+    uv "$@"
   fi
 }
 
@@ -82,7 +96,7 @@ setup() { # sets $python: an active environment that can do the job, else .venv
   wanted=$(cksum <"$here/pyproject.toml")
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! runs "$python"; then
     [ ${#reasons[@]} = 0 ] || printf '%s\n' "${reasons[@]}"
-    echo "environment: installing into .venv (PyTorch is large: 1 to 5 minutes) …"
+    echo "environment: installing into .venv: $(sizes); 1 to 5 minutes …"
     local start=$SECONDS
     make_venv || fail "the installation failed; see the lines above, then call again"
     echo "$wanted" >"$stamp"

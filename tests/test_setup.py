@@ -14,8 +14,8 @@ import pytest
 from dfd_utils.config import PROJECT_ROOT
 
 # Stands for python3, an environment's python, pip and uv: notes its call and makes what it would.
-# Files in its environment: `pip`, `no-ensurepip`, `offline`, `no-tests`, and `lacks`, which holds
-# the output of a failed check.
+# Files in its environment: `pip`, `no-ensurepip`, `offline`, `no-torch-index`, `no-tests`, and
+# `lacks`, which holds the output of a failed check.
 STUB = """#!/bin/bash
 folder=$(dirname "$0")/..
 echo "$(basename "$0") $*" >>"$LOG"
@@ -24,6 +24,7 @@ case "$*" in
   "-m venv "*) make "$3"; [ ! -e "$folder/no-ensurepip" ] && touch "$3/pip" ;;
   "venv "*) make "${!#}" ;;
   "-m pip --version") [ -e "$folder/pip" ] ;;
+  *" --torch-backend "*) [ ! -e "$folder/no-torch-index" ] ;;
   *" install "*) [ ! -e "$folder/offline" ] ;;
   *import*accelerate*) [ ! -e "$folder/lacks" ] || { cat "$folder/lacks" >&2; exit 1; } ;;
   *import*pytest*) [ ! -e "$folder/no-tests" ] || { echo "no pytest" >&2; exit 1; } ;;
@@ -160,6 +161,34 @@ def test_a_half_made_environment_is_made_again(machine, half, uv):
     assert machine.run("setup").returncode == 0 and machine.installed()
     assert (machine.venv / "left").exists() == (uv and half == "no pip")  # uv needs no pip
     assert python.exists() and (uv or (machine.venv / "pip").exists())
+
+
+def test_uv_installs_the_build_of_pytorch_that_fits_the_machine(machine):
+    stub(machine.folder / "usr" / "bin" / "uv")
+    output = machine.run("setup").stdout
+    assert "about 3 GB to download and 7 GB on disk for CUDA, 0.6 and 2 GB for" in output
+    assert machine.log.read_text().count(" install ") == 1
+    assert "--torch-backend auto" in machine.log.read_text()
+
+
+def test_without_pytorchs_index_uv_installs_pypis_build(machine):
+    stub(machine.folder / "usr" / "bin" / "uv")
+    (machine.folder / "usr" / "no-torch-index").touch()
+    done = machine.run("setup")
+    assert done.returncode == 0 and done.stdout.count("PyTorch's own index") == 1
+    installations = [x for x in machine.log.read_text().splitlines() if " install " in x]
+    assert ["--torch-backend" in x for x in installations] == [True, False]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_requested_build_of_pytorch_is_not_replaced_by_another(machine, fails):
+    stub(machine.folder / "usr" / "bin" / "uv")
+    if fails:
+        (machine.folder / "usr" / "no-torch-index").touch()
+    done = machine.run("setup", DFD_TORCH_BACKEND="cpu")
+    assert done.returncode == (1 if fails else 0)
+    (installation,) = [x for x in machine.log.read_text().splitlines() if " install " in x]
+    assert installation.endswith("--torch-backend cpu")
 
 
 def test_a_failed_installation_is_tried_again(machine):

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 
+from dfd_utils.runtime.threads import sleep_beside_other_work
 from dfd_utils.runtime.workers import configure_malloc
 
 SEED_STEP = 2654435761  # odd, 2**32 divided by the golden ratio (Knuth, section 6.4)
@@ -18,6 +19,7 @@ def make_accelerator(precision: str, seed: int = 0) -> Accelerator:
     bf16 on a GPU that does not support it.
     """
     configure_malloc()
+    sleep_beside_other_work()
     cuda = torch.cuda.is_available()
     if precision == "fp16" and not cuda:
         precision = "fp32"

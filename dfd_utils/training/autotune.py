@@ -17,7 +17,9 @@ from dfd_utils.runtime.workers import configure_malloc
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MINIMUM_GAIN = 1.1  # a smaller gain may be noise
-_ROUNDS = 3
+FIRST_STEP = 6, 64  # images and their size in pixels
+HOPELESS = 2.5  # times slower in the first step, which includes the compilation of kernels
+TRIAL_SECONDS = 4  # for all trials of a model at up to 112 pixels; four times that beyond
 
 
 def autotune(model_name: str, profile: Profile, log: Callable[[str], None] = print) -> Profile:
@@ -79,38 +81,51 @@ def _candidates() -> tuple[str, str]:
 
 def _rates(model_name: str, image_size: int) -> dict[str, float]:
     """Return images/s of training steps in each precision, 0 where one is not possible here."""
-    # The ratio of the precisions depends on the batch size: about as in training, but quick.
+    start = time.perf_counter()
+    step = _Step(model_name)
+    # A few small images show which precisions the device only emulates, at a tenth of the speed.
+    rates = {name: _rate(step, name, *FIRST_STEP) for name in _candidates()}
+    names = [name for name in rates if rates[name] * HOPELESS > max(rates.values())]
+    # The ratio of the others depends on the batch size: about as in training, but quick.
     batch_size = 64 if torch.cuda.is_available() else 32 if image_size <= 112 else 8
-    steps = {name: _Step(model_name, DTYPES[name], image_size) for name in _candidates()}
-    rates = dict.fromkeys(steps, 0.0)
-    for _ in range(_ROUNDS):  # alternating, so that other load affects both; the fastest counts
-        for name, step in steps.items():
-            try:
-                start = time.perf_counter()
-                step(batch_size)
-                rates[name] = max(rates[name], batch_size / (time.perf_counter() - start))
-            except RuntimeError as error:  # out of memory, for example
-                rates[name], problem = 0.0, error
+    limit, rounds = TRIAL_SECONDS * (1 if image_size <= 112 else 4), 0
+    while len(names) > 1 and rounds < 3:
+        for name in names:  # alternating, so that other load affects both; the fastest counts
+            rate = _rate(step, name, batch_size, image_size)
+            rates[name] = max(rates[name], rate) if rounds else rate
+        rounds += 1
+        if (time.perf_counter() - start) * (rounds + 1) / rounds > limit:
+            break
     if not any(rates.values()):
-        raise UserError(f"{model_name} at {image_size} px cannot train here: {problem}")
+        raise UserError(f"{model_name} at {image_size} px cannot train here: {step.problem}")
     return rates
+
+
+def _rate(step: "_Step", precision: str, batch_size: int, image_size: int) -> float:
+    start = time.perf_counter()
+    try:
+        step(DTYPES[precision], batch_size, image_size)
+    except RuntimeError as error:  # out of memory, for example
+        step.problem = error
+        return 0.0
+    return batch_size / (time.perf_counter() - start)
 
 
 class _Step:
     """A training step on black images in the device's memory."""
 
-    def __init__(self, model_name: str, dtype: torch.dtype | None, image_size: int):
+    def __init__(self, model_name: str):
         configure_malloc()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = create_model(model_name).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
-        self.dtype, self.image_size = dtype, image_size
+        self.problem = None  # the last error
 
-    def __call__(self, batch_size: int) -> None:
-        shape = batch_size, self.image_size, self.image_size, 3
+    def __call__(self, dtype: torch.dtype | None, batch_size: int, image_size: int) -> None:
+        shape = batch_size, image_size, image_size, 3
         images = torch.zeros(shape, dtype=torch.uint8, device=self.device).permute(0, 3, 1, 2)
         labels = torch.arange(batch_size, device=self.device) % 2
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             loss = nn.functional.cross_entropy(self.model(images), labels)
         loss.backward()
         self.optimizer.step()
@@ -127,11 +142,11 @@ def fitting_batch_size(model_name: str, profile: Profile, batch_size: int) -> in
     Raises:
         UserError: not even one image fits.
     """
-    step = _Step(model_name, DTYPES[profile.precision], profile.image_size)
+    step = _Step(model_name)
 
     @find_executable_batch_size(starting_batch_size=batch_size)
     def attempt(fitting: int) -> int:
-        step(fitting)
+        step(DTYPES[profile.precision], fitting, profile.image_size)
         return fitting
 
     try:

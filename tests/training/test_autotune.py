@@ -86,7 +86,7 @@ def test_fp16_requires_a_gpu_to_train_but_not_to_score(quick):
 
 @pytest.mark.parametrize(("memory", "expected"), [(37, 36), (100, 40), (0, None)])
 def test_the_batch_that_fits_is_found(quick, monkeypatch, memory, expected):
-    def step(self, images):
+    def step(self, dtype, images, image_size):
         if images > memory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
