@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
-from sklearn.model_selection import cross_val_predict
-from sklearn.tree import DecisionTreeClassifier
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.data import duplicates
@@ -18,7 +15,6 @@ from dfd_utils.data.image_io import describe_skipped
 from dfd_utils.data.image_statistics import COLOURS, STATISTICS, TRANSPARENCY, VERSION
 from dfd_utils.data.scan import measure_cached
 from dfd_utils.runtime.files import content_hash, read_json, write_atomic, write_json
-from dfd_utils.stats.paired_tests import delong_interval
 
 if TYPE_CHECKING:
     from dfd_utils.data.folder import DataFolder
@@ -192,6 +188,12 @@ def find_shortcuts(files: pd.DataFrame) -> list[dict]:
         a row per split and set of attributes: split, attributes, images, auc with low and high
         (95 %; None for fewer than 50 images of a class), and warning (empty for none).
     """
+    # Imported here: an audit that is already done should not cost the seconds that these take.
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
+
+    from dfd_utils.stats.paired_tests import delong_interval
+
     codes = files.assign(tables=pd.factorize(files.jpeg_tables, sort=True)[0])
     rows = []
     for split in SPLITS:
@@ -229,6 +231,8 @@ def find_shift(files: pd.DataFrame) -> list[dict]:
         a row per split, class (All, Real, Fake) and statistic: the medians of the split and of
         Train, and Cliff's delta in [-1, 1] (positive: higher than in Train) with its size in words.
     """
+    from scipy.stats import rankdata
+
     rows = []
     for split in ("Validation", "Test"):
         for label, name in ((None, "All"), *enumerate(CLASSES)):

@@ -4,8 +4,6 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from dfd_utils.config import SPLITS
 
@@ -29,8 +27,17 @@ def exact_groups(file_digests: np.ndarray, pixel_digests: np.ndarray) -> np.ndar
     files, pixels = pd.factorize(file_digests)[0], pd.factorize(pixel_digests)[0] + n
     image = np.arange(n)
     rows, columns = np.concatenate([image, image]), np.concatenate([files, pixels]) + n
-    links = coo_matrix((np.ones(2 * n, bool), (rows, columns)), shape=(3 * n, 3 * n))
-    return pd.factorize(connected_components(links, directed=False)[1][:n])[0]
+    return pd.factorize(_components(rows, columns, 3 * n)[:n])[0]
+
+
+def _components(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
+    """Return the component of each node of a graph with the edges a, b, int `[nodes]`."""
+    # An audit that is already done should not wait for these imports.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(nodes, nodes))
+    return connected_components(links, directed=False)[1]
 
 
 def pairs_within(groups: np.ndarray) -> np.ndarray:
@@ -149,10 +156,7 @@ def find_duplicates(records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     near = near_pairs(records["hash"], records["thumbnail"], groups)
     members = pd.DataFrame({"group": groups, "member": np.arange(len(groups))})
     n_groups = int(groups.max(initial=-1)) + 1
-    links = coo_matrix(
-        (np.ones(len(near), bool), (groups[near.a], groups[near.b])), (n_groups,) * 2
-    )
-    clusters = connected_components(links, directed=False)[1][groups]
+    clusters = _components(groups[near.a], groups[near.b], n_groups)[groups]
     # A near duplicate of one copy is a near duplicate of its other copies, too.
     members = members.groupby("group").head(MAX_GROUP_PAIRS)
     for side in ("a", "b"):

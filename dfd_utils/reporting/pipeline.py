@@ -20,7 +20,7 @@ from dfd_utils.config import (
 )
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.reporting.notebook_runner import NOTEBOOKS, display_path, execute
-from dfd_utils.runtime.files import content_hash, format_duration, write_atomic
+from dfd_utils.runtime.files import content_hash, format_duration, read_json, write_atomic
 
 TITLE = "Deep Fake Image Detector"
 SUBTITLE = "ResNet50 and EfficientNet-B0 compared on face images"
@@ -32,6 +32,7 @@ OWN_OPTIONS = ("run", "data", "profile", "model")  # parameters that have option
 # The files in a model's folder that notebooks read.
 TRAINED = ("config.json", "excluded.csv", "history.csv", "model.json", "model.safetensors")
 EVALUATED = (*TRAINED, "metrics.json", "predictions_*.csv", "on_*/metrics.json")
+_seconds: dict[str, float] = {}  # that each step of this run took
 
 
 def run_all(
@@ -56,6 +57,7 @@ def run_all(
         UserError: bad options or data, or a notebook that failed.
     """
     start = time.monotonic()
+    _seconds.clear()
     known = {path: _parameters_of(path) for path in _all_notebooks()}
     notebooks = _select(list(known), only)
     parameters = dict(parameters or {})
@@ -83,8 +85,11 @@ def run_all(
             partial(execute, path, out, chosen),
         )
     reports = _report(run_folder, [executed / path.name for path in known], pdf)
+    total = time.monotonic() - start
+    if table := _time_table(total):
+        print(table)
     print(
-        f"Done in {format_duration(time.monotonic() - start)}. "
+        f"Done in {format_duration(total)}. "
         f"Open {' or '.join(map(display_path, reports))}; "
         f"the figures are in {display_path(config.FIGURES_DIR / run)}."
     )
@@ -117,10 +122,11 @@ def _run_name(run: str | None, data: str | None) -> str:
 
 def _parameters_of(notebook: Path) -> dict[str, object]:
     """Return the notebook's parameters with their defaults."""
-    import papermill
-
-    parameters = papermill.inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(entry["default"]) for name, entry in parameters.items()}
+    # papermill.inspect_notebook does the same, but takes a second to import.
+    cells = json.loads(notebook.read_text())["cells"]
+    cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    assignments = ast.parse("".join(cell["source"])).body
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
 
 
 def _check_parameters(parameters: dict, known: set[str], profile: str) -> None:
@@ -164,10 +170,8 @@ def _prepare_data(data: str | None) -> DataFolder:
 
 def _refuse_other_data(run_folder: Path, data: DataFolder) -> None:
     """Raise a UserError if a model of the run was trained on other images."""
-    from dfd_utils.models.trained import read_config
-
     for path in sorted(run_folder.glob("*/config.json")):
-        recorded = read_config(path.parent)
+        recorded = read_json(path, ("data", "data_fingerprint"), f"delete {path.parent}")
         if recorded["data_fingerprint"] != data.fingerprint:
             raise UserError(
                 f"{path.parent}: was trained on other images ('{recorded['data']}') than "
@@ -258,4 +262,15 @@ def _step(title: str) -> Iterator[None]:
     start = time.monotonic()
     print(f"{title} …")
     yield
-    print(f"{title}: done in {format_duration(time.monotonic() - start)}")
+    _seconds[title] = time.monotonic() - start
+    print(f"{title}: done in {format_duration(_seconds[title])}")
+
+
+def _time_table(total: float) -> str:
+    """Return where the time went, a line per step; empty if there was nothing to do."""
+    if not _seconds:
+        return ""
+    steps = _seconds | {"checks, and what was done already": total - sum(_seconds.values())}
+    width = max(map(len, steps))
+    lines = [f"  {name:{width}}  {format_duration(spent):>12}" for name, spent in steps.items()]
+    return "\n".join(["Where the time went:", *lines])

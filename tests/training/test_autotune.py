@@ -58,6 +58,40 @@ def test_a_gain_within_the_noise_does_not_leave_fp32(automatic, monkeypatch):
     assert autotune.autotune(NAME, automatic, print).precision == "fp32"
 
 
+def timed_steps(monkeypatch, seconds_per_image: dict) -> list:
+    """Let a training step take so long as `seconds_per_image` says; return the list of steps."""
+    clock, steps = [0.0], []
+
+    def step(self, dtype, images, image_size):
+        steps.append((dtype, images, image_size))
+        clock[0] += images * seconds_per_image[dtype]
+
+    monkeypatch.setattr(autotune._Step, "__call__", step)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: clock[0])
+    return steps
+
+
+@cpu_only
+def test_an_emulated_precision_is_given_up_after_a_step_of_a_few_small_images(monkeypatch):
+    steps = timed_steps(monkeypatch, {None: 0.03, torch.bfloat16: 0.3})
+    rates = autotune._rates(NAME, 224)
+    assert rates["fp32"] == pytest.approx(1 / 0.03) and rates["bf16"] == pytest.approx(1 / 0.3)
+    assert steps == [(None, 6, 64), (torch.bfloat16, 6, 64)]
+
+
+@cpu_only
+@pytest.mark.parametrize(("image_size", "seconds", "limit"), [(64, 0.03, 5), (224, 0.5, 20)])
+def test_the_trials_of_a_slow_machine_are_bounded(monkeypatch, image_size, seconds, limit):
+    steps = timed_steps(monkeypatch, {None: seconds, torch.bfloat16: seconds / 2})
+    rates = autotune._rates(NAME, image_size)
+    assert rates["bf16"] == pytest.approx(2 / seconds)
+    spent = sum(n * (seconds if dtype is None else seconds / 2) for dtype, n, _ in steps)
+    assert spent < limit
+    assert {(dtype, size) for dtype, _, size in steps[2:]} == {
+        (None, image_size), (torch.bfloat16, image_size)
+    }  # fmt: skip
+
+
 def test_a_requested_precision_is_not_measured(quick, monkeypatch):
     monkeypatch.setattr(autotune, "_rates", None)
     profile = dataclasses.replace(quick, micro_batch_size=4)

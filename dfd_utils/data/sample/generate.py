@@ -7,6 +7,7 @@ differ only in the swap.
 
 import glob
 import json
+import multiprocessing
 import os
 import shutil
 import time
@@ -23,10 +24,10 @@ from tqdm import tqdm
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.data.sample.face import SIZE, noise
 from dfd_utils.data.sample.portrait import PERSON, SCENE, Portrait, draw, photograph
-from dfd_utils.runtime.workers import worker_context
 
 VERSION = 1  # raise it whenever the same seed gives other images
 MARKER = "sample.json"
+MAX_PROCESSES = 8  # each imports torch
 ABANDONED = 86400  # seconds after which an unfinished sample is removed: its process was killed
 NOTE = "Drawn portraits and simulated swaps: they test the software, not real deepfakes."
 # The strength of each artefact of a swap; a pair is the range of a uniform distribution.
@@ -75,7 +76,8 @@ def make_sample(
     Writes `folder/{Train,Validation,Test}/{Real,Fake}/NNNN.jpg` (RGB, 256 x 256), the masks of
     the Fakes (see `mask_path`) and `sample.json`: `per_class` images per class in Train, a quarter
     of it (at least 2) in Validation and in Test. The bytes of an image depend only on `seed`, its
-    split, class and number. `processes`: None for one per core, or one for a small sample.
+    split, class and number. `processes`: None for one per core, at most 8, or
+    one for a small sample.
 
     Raises:
         UserError: `per_class` is below 1; `folder` has other contents or cannot be written.
@@ -149,14 +151,15 @@ def _write_images(folder: Path, counts: dict, seed: int, processes: int | None) 
         for label in range(len(CLASSES))
     ]
     if processes is None:  # starting workers takes longer than drawing a hundred images
-        processes = 1 if len(jobs) < 100 else os.cpu_count() or 1
+        processes = 1 if len(jobs) < 100 else min(MAX_PROCESSES, os.cpu_count() or 1)
     progress = {"total": len(jobs), "desc": "Drawing the sample", "unit": "img", "disable": None}
     if processes == 1:
         for _ in tqdm(map(_write_image, jobs), **progress):
             pass
         return
-    context = worker_context("dfd_utils.data.transforms", "dfd_utils.data.sample.generate")
-    with ProcessPoolExecutor(processes, context, _use_one_thread) as pool:
+    # Not from a server, which would keep torch in memory for the rest of the run.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, _use_one_thread) as pool:
         for _ in tqdm(pool.map(_write_image, jobs, chunksize=8), **progress):
             pass
 
