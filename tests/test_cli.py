@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import dfd_utils
 from dfd_utils import cli, commands
 from dfd_utils.evaluation.evaluate import score_split
 from dfd_utils.inference import predict
@@ -155,6 +156,24 @@ def test_help_imports_nothing_heavy():
     modules = set(result.stdout.split())
     assert "dfd_utils.cli" in modules
     assert not modules & {"numpy", "pandas", "torch", "matplotlib", "PIL", "papermill"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.parametrize("requested", [None, "glibc.malloc.check=0"])
+def test_the_command_starts_with_large_pages_unless_told_otherwise(requested):
+    code = (
+        "import os\nfrom dfd_utils.__main__ import start\n"
+        "print(os.environ.get('GLIBC_TUNABLES'), flush=True)\nstart()\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    if requested:
+        environment["GLIBC_TUNABLES"] = requested
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=environment, capture_output=True, text=True
+    )
+    *settings, version = done.stdout.splitlines()
+    assert version == f"dfd {dfd_utils.__version__}"
+    assert settings == ([requested] if requested else ["None", "glibc.malloc.hugetlb=1"])
 
 
 def test_lines_come_through_a_pipe_at_once(easy_data, tmp_path):
