@@ -51,8 +51,11 @@ def _fastest_precision(model_name: str, image_size: int, log: Callable[[str], No
     tuning = read_json(path, (), "delete it") if path.is_file() else {}
     key = f"{model_name} at {image_size} px on {_device_name()}, torch {torch.__version__}"
     if set(tuning.get(key, ())) != set(_candidates()):
+        start = time.perf_counter()
         tuning[key] = _rates(model_name, image_size)
         write_json(path, tuning)
+        seconds = time.perf_counter() - start
+        log(f"{model_name}: found the fastest precision for this machine in {seconds:.1f} s")
     rates = tuning[key]
     # The first whose rate is the highest or within the noise of it.
     best = next(name for name in rates if rates[name] * _MINIMUM_GAIN > max(rates.values()))

@@ -81,6 +81,14 @@ def test_the_output_names_each_step_and_the_report(first_run):
     assert "report.html" in first_run.splitlines()[-1]
 
 
+def test_the_end_says_where_the_time_went(first_run):
+    *steps, _ = first_run.partition("Where the time went:\n")[2].splitlines()
+    names = [re.split(r"\s{2,}", line.strip())[0] for line in steps]
+    notebooks = ("explore_data", "train_resnet50", "train_efficientnet", "evaluate", "compare")
+    expected = [f"[{n}/5] {n:02}_{name}" for n, name in enumerate(notebooks, start=1)]
+    assert names == [*expected, "report", "checks, and what was done already"]
+
+
 def test_the_report_says_that_it_is_the_sample(first_run, output):
     html = (output / "build" / "report.html").read_text()
     assert html.count("Embedded sample.") >= 5
@@ -95,6 +103,7 @@ def test_a_second_call_does_nothing(first_run, run_all):
     again = run_all()
     assert again.returncode == 0
     assert again.stdout.count("done already") == 6
+    assert "Where the time went" not in again.stdout
 
 
 def test_a_lost_notebook_alone_is_made_again(first_run, run_all, output):
