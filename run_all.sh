@@ -86,10 +86,17 @@ make_venv() {
 
 setup() { # sets $python: an active environment that can do the job, else .venv
   local prefix reason reasons=() stamp=$here/.venv/.complete wanted
+  local checked=${DFD_OUTPUT_DIR:-$here}/build/.environment key # the check takes seconds
   for prefix in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
     python=$prefix/bin/python
     [ -n "$prefix" ] && [ "$prefix" != "$here/.venv" ] || continue
-    reason=$(cd "$here" && "$python" -c "$check" 2>&1) && return
+    key="$prefix $PYTHONPATH $(cksum <"$here/pyproject.toml")"
+    key+=" $(stat -c %y "$python" "$prefix"/lib/python3*/site-packages 2>&1)" # what is installed
+    [ "$(cat "$checked" 2>/dev/null)" != "$key" ] || return 0
+    if reason=$(cd "$here" && "$python" -c "$check" 2>&1); then
+      mkdir -p "${checked%/*}" 2>/dev/null && echo "$key" 2>/dev/null >"$checked" || true
+      return
+    fi
     reasons+=("environment: $prefix is not used: ${reason##*$'\n'}")
   done
   python=$here/.venv/bin/python

@@ -104,6 +104,23 @@ def test_the_virtual_environment_comes_before_conda_and_either_has_to_be_complet
     assert machine.run("setup", VIRTUAL_ENV=gone, CONDA_PREFIX=good).stdout == taken
 
 
+def test_an_environment_is_checked_again_only_when_it_has_changed(machine):
+    good = machine.environment("good")
+    packages = Path(good) / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True)
+
+    def checked() -> bool:
+        assert machine.run("setup", VIRTUAL_ENV=good).stdout == f"environment: {good}/bin/python\n"
+        return "accelerate" in machine.log.read_text()
+
+    assert checked() and not checked()
+    (packages / "another").touch()
+    assert checked() and not checked()
+    with (machine.checkout / "pyproject.toml").open("a") as file:
+        file.write("# a new dependency\n")
+    assert checked()
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [

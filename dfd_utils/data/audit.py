@@ -103,10 +103,9 @@ def find_summary(data: DataFolder, out: Path) -> dict | None:
 def _state(data: DataFolder) -> str:
     """Return a hash of all that an audit depends on: its rules, the files' sizes and times."""
     rules = [VERSION, duplicates.RULES, FILE_ATTRIBUTES, SHORTCUT_AUC, MAX_CLASSIFIED]
-    columns = data.images[["path", "bytes", "mtime", "ctime"]].astype(str)
-    return content_hash(
-        str(data.path.resolve()), repr(rules), *("\n".join(columns[c]) for c in columns)
-    )
+    paths, attributes = "\n".join(data.images["path"]), data.images[["bytes", "mtime", "ctime"]]
+    numbers = attributes.to_numpy(np.int64).tobytes()
+    return content_hash(str(data.path.resolve()), repr(rules), paths, numbers)
 
 
 def _files_table(listing: pd.DataFrame, records: np.ndarray) -> pd.DataFrame:

@@ -92,9 +92,10 @@ def find_images(
             for name in folders
             if not name.startswith(".") and os.path.realpath(f"{root}/{name}") not in visited
         )
+        prefix = os.path.join(root, "")
         for name in sorted(name for name in files if not name.startswith(".")):
             if is_image_name(name):
-                yield os.path.join(root, name)
+                yield prefix + name
             else:
                 suffix = os.path.splitext(name)[1].lower() or "without suffix"
                 skipped[suffix.encode(errors="replace").decode()] += 1

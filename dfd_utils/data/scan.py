@@ -38,12 +38,12 @@ def list_images(folder: Path) -> tuple[pd.DataFrame, Counter]:
         UserError: two folders differ only in letter case; a name is not UTF-8; a folder is
             unreadable.
     """
-    rows, skipped = [], Counter()
+    rows, skipped, start = [], Counter(), len(os.path.join(folder, ""))
     for split, split_folder in _subfolders(folder, SPLIT_NAMES, SPLITS):
         for class_name, class_folder in _subfolders(split_folder, CLASS_NAMES, CLASSES):
             files = find_images(str(class_folder), skipped, True, _raise_unreadable)
             for path in files:
-                name = os.path.relpath(path, folder)
+                name = path[start:]  # ten times as fast as os.path.relpath
                 if not _is_utf8(name):
                     raise UserError(f"{folder}: the file name {name!a} is not UTF-8; rename it")
                 if (attributes := _file_attributes(path)) is None:

@@ -28,6 +28,7 @@ AUTHOR = (
     "Group G08, AI & Application, Hanyang University: "
     "Jan Rudkowski, Konrad Wojda, Ruke Sam-Ogaga, Isabel Pfeiffer"
 )
+ASSETS = Path(__file__).resolve().parent / "assets"  # of the report
 OWN_OPTIONS = ("run", "data", "profile", "model")  # parameters that have options of their own
 # The files in a model's folder that notebooks read.
 TRAINED = ("config.json", "excluded.csv", "history.csv", "model.json", "model.safetensors")
@@ -239,17 +240,21 @@ def _run_if_stale(
 
 def _report(run_folder: Path, notebooks: list[Path], pdf: bool) -> list[Path]:
     """Write the run's report, copy it to build/report.*, and return these copies."""
-    from dfd_utils.reporting.export import ASSETS, export_report
-
     present = [path for path in notebooks if path.is_file()]
     inputs = [path.read_bytes() for path in [*present, *sorted(ASSETS.iterdir())]]
     report = run_folder / "report"
+
+    def export() -> None:
+        from dfd_utils.reporting.export import export_report  # nbconvert takes a second to import
+
+        export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf=pdf)
+
     outputs = [report.with_suffix(suffix) for suffix in (".html", ".pdf")[: 1 + pdf]]
     _run_if_stale(
         "report",
         lambda: content_hash(*inputs),
         outputs,
-        lambda: export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf=pdf),
+        export,
     )
     if not pdf:  # no PDF of another run or of older notebooks remains beside the new HTML
         for folder in (run_folder, BUILD_DIR):
@@ -268,9 +273,10 @@ def _step(title: str) -> Iterator[None]:
 
 def _time_table(total: float) -> str:
     """Return where the time went, a line per step; empty if there was nothing to do."""
-    if not _seconds:
+    steps = {step: spent for step, spent in _seconds.items() if spent >= 0.5}
+    if not steps:
         return ""
-    steps = _seconds | {"checks, and what was done already": total - sum(_seconds.values())}
+    steps["checks, and what was done already"] = total - sum(steps.values())
     width = max(map(len, steps))
     lines = [f"  {name:{width}}  {format_duration(spent):>12}" for name, spent in steps.items()]
     return "\n".join(["Where the time went:", *lines])
