@@ -91,7 +91,7 @@ setup() { # sets $python: an active environment that can do the job, else .venv
     python=$prefix/bin/python
     [ -n "$prefix" ] && [ "$prefix" != "$here/.venv" ] || continue
     key="$prefix $PYTHONPATH $(cksum <"$here/pyproject.toml")"
-    key+=" $(stat -c %y "$python" "$prefix"/lib/python3*/site-packages 2>&1)" # what is installed
+    key+=" $(stat -c %y "$python" "$prefix"/lib/python3*/site-packages 2>&1 || true)" # what is installed
     [ "$(cat "$checked" 2>/dev/null)" != "$key" ] || return 0
     if reason=$(cd "$here" && "$python" -c "$check" 2>&1); then
       mkdir -p "${checked%/*}" 2>/dev/null && echo "$key" 2>/dev/null >"$checked" || true

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from dfd_utils import cli
 from dfd_utils.config import UserError
-from dfd_utils.data.transforms import normalize
+from dfd_utils.data.transforms import eval_transform, normalize
 from dfd_utils.models import onnx_export
 from dfd_utils.models.registry import available_weights, create_model
 from dfd_utils.models.trained import TrainedModel, choose_model, find_models
@@ -162,12 +162,31 @@ def test_a_folder_says_the_order_itself(trained_run):
                 choose(path, 0)
 
 
+@pytest.fixture(scope="module")
+def reversed_weights(easy_data):
+    """ResNet50 whose head weighs random features by how the classes' means differ: Fake, Real.
+
+    Not trained: a training as short as the other tests' may or may not learn, by the processor.
+    """
+    torch.manual_seed(0)
+    detector = create_model("resnet50").eval()
+    images, labels = zip(*easy_data.split("Validation", eval_transform(224)), strict=True)
+    head, detector.backbone.fc = detector.backbone.fc, torch.nn.Identity()
+    with torch.inference_mode():
+        features = detector(torch.stack(images))
+        real, fake = (features[torch.tensor(labels) == label].mean(0) for label in (0, 1))
+        direction = (fake - real) / (fake - real).square().sum()
+        offset = direction @ (fake + real) / 2
+        head.weight.copy_(torch.stack([direction, -direction]))
+        head.bias.copy_(torch.stack([-offset, offset]))
+    detector.backbone.fc = head
+    return detector.state_dict()
+
+
 @pytest.fixture
-def reversed_file(trained_run, tmp_path):
-    """The weights of a trained model with the outputs the other way round (Fake, Real)."""
-    weights = read_weights(trained_run / "resnet50" / "model.safetensors")
-    weights |= {f"backbone.fc.{k}": weights[f"backbone.fc.{k}"].flip(0) for k in ("weight", "bias")}
-    torch.save({"state_dict": weights}, tmp_path / "foreign.pth")
+def reversed_file(reversed_weights, tmp_path):
+    """A file of weights alone, of a model whose outputs are the other way round (Fake, Real)."""
+    torch.save({"state_dict": reversed_weights}, tmp_path / "foreign.pth")
     return tmp_path / "foreign.pth"
 
 
