@@ -1,6 +1,7 @@
 """Automatic settings: the fastest precision on this machine, and a batch that fits its memory."""
 
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import nn
 from dfd_utils.config import BUILD_DIR, Profile, UserError
 from dfd_utils.models.registry import create_model
 from dfd_utils.runtime.distributed import process_state
-from dfd_utils.runtime.files import read_json, write_json
+from dfd_utils.runtime.files import content_hash, read_json, write_json
 from dfd_utils.runtime.workers import configure_malloc
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -69,10 +70,18 @@ def _device_name() -> str:
         return torch.cuda.get_device_name()
     try:
         with open("/proc/cpuinfo") as file:
-            model = next(line.split(":")[1].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        model = platform.machine()
-    return f"{model} ({torch.get_num_threads()} threads)"
+            fields = (line.partition(":")[::2] for line in file)
+            cpu = {name.strip(): value.strip() for name, value in fields}
+    except OSError:
+        cpu = {}
+    model = cpu.get("model name", platform.machine())
+    # Virtual machines of one name differ in their instructions, and settings can hide some.
+    instructions = content_hash(
+        cpu.get("flags", ""),
+        torch.backends.cpu.get_cpu_capability(),
+        os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+    )
+    return f"{model} ({torch.get_num_threads()} threads, instructions {instructions[:8]})"
 
 
 def _candidates() -> tuple[str, str]:

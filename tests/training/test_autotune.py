@@ -53,6 +53,19 @@ def test_rates_of_an_earlier_version_are_measured_again(automatic, tmp_path):
     assert measured["another machine"] == earlier
 
 
+@cpu_only
+def test_other_instructions_of_the_processor_are_measured_by_themselves(
+    automatic, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(autotune, "_rates", lambda *_: dict.fromkeys(autotune._candidates(), 1.0))
+    autotune.autotune(NAME, automatic, print)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    autotune.autotune(NAME, automatic, print)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    autotune.autotune(NAME, automatic, print)
+    assert len(json.loads((tmp_path / "tuning.json").read_text())) == 3
+
+
 def test_a_gain_within_the_noise_does_not_leave_fp32(automatic, monkeypatch):
     rates = dict.fromkeys(autotune._candidates(), 105.0) | {"fp32": 100.0}
     monkeypatch.setattr(autotune, "_rates", lambda *_: rates)
