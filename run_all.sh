@@ -91,7 +91,8 @@ setup() { # sets $python: an active environment that can do the job, else .venv
     python=$prefix/bin/python
     [ -n "$prefix" ] && [ "$prefix" != "$here/.venv" ] || continue
     key="$prefix $PYTHONPATH $(cksum <"$here/pyproject.toml")"
-    key+=" $(stat -c %y "$python" "$prefix"/lib/python3*/site-packages 2>&1 || true)" # what is installed
+    # What is installed; a file that is missing says so in the key.
+    key+=" $(stat -c %y "$python" "$prefix"/lib/python3*/site-packages 2>&1 || true)"
     [ "$(cat "$checked" 2>/dev/null)" != "$key" ] || return 0
     if reason=$(cd "$here" && "$python" -c "$check" 2>&1); then
       mkdir -p "${checked%/*}" 2>/dev/null && echo "$key" 2>/dev/null >"$checked" || true

@@ -77,7 +77,7 @@ def _device_name() -> str:
     model = cpu.get("model name", platform.machine())
     # Virtual machines of one name differ in their instructions, and settings can hide some.
     instructions = content_hash(
-        cpu.get("flags", ""),
+        cpu.get("flags", cpu.get("Features", "")),  # x86 and ARM
         torch.backends.cpu.get_cpu_capability(),
         os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
     )
