@@ -28,7 +28,6 @@ from dfd_utils.data.loader import inference_batch_size
 from dfd_utils.data.transforms import eval_transform
 from dfd_utils.inference.face_check import has_face
 from dfd_utils.inference.predict import UntrustedImages
-from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.onnx_export import export_onnx
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.runtime.accelerator import make_accelerator
@@ -75,14 +74,14 @@ def network_rate(model: TrainedModel) -> float:
     batch = inference_batch_size(accelerator.device, size)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     images = images.to(accelerator.device)
-    scorer = fuse_batchnorm(model.load()).to(accelerator.device)
+    scorer = model.load().fuse_batchnorm().to(accelerator.device)
     with torch.inference_mode(), accelerator.autocast():
         return rate(lambda: scorer(images)[0, 0].item(), batch)
 
 
-def reading_ms(files: list[str], size: int, find_faces: bool) -> float:
+def reading_ms(files: list[str], model: TrainedModel, find_faces: bool) -> float:
     """Return milliseconds of one core for reading, resizing and checking an image."""
-    images, threads = UntrustedImages(files[:300], size, find_faces), torch.get_num_threads()
+    images, threads = UntrustedImages(files[:300], model, find_faces), torch.get_num_threads()
     torch.set_num_threads(1)
     start = time.process_time()
     for i in range(len(images)):
@@ -174,7 +173,7 @@ def measure_onnx(model: TrainedModel, files: list[str], work: Path) -> dict:
         return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
     row = {"model": f"{model.title}, {size} px"}
-    callers = (network, fuse_batchnorm(network), run_onnx)
+    callers = (network, network.fuse_batchnorm(), run_onnx)
     with torch.inference_mode():
         differences = [(network(b) - run_onnx(b)).abs().max().item() for b in images.split(64)]
         row["largest difference of logits"] = f"{max(differences):.1e}"

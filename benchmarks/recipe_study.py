@@ -200,8 +200,9 @@ def measure_aucs(run: Path, data: DataFolder, split: str, recipe: Recipe) -> dic
         return json.loads(kept.read_text())
     folder = run if recipe.best_epoch else max((run / "epochs").iterdir())
     network = TrainedModel(folder).load()
-    degraded = transforms.degraded_transform(size)
-    views = [data.split(split, transforms.eval_transform(size))]
+    resize = transforms.eval_transform(size)
+    degraded = v2.Compose([transforms.RandomDegradation(), resize])
+    views = [data.split(split, resize)]
     views += [data.split(split, degraded, seed=1000 + draw) for draw in range(DRAWS)]
     aucs = [_auc(network, view, recipe.flip_at_test) for view in views]
     aucs = {"clean": aucs[0], "degraded": sum(aucs[1:]) / DRAWS}

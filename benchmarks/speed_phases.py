@@ -24,7 +24,6 @@ from dfd_utils.config import SPLITS, Profile
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.loader import data_loader
 from dfd_utils.data.transforms import eval_transform
-from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.scoring import predict_logits
 from dfd_utils.training.checkpoint import TrainingState
 from dfd_utils.training.components import TrainingComponents, build_components, train_transform
@@ -129,7 +128,7 @@ def _training(name: str, data: Path, profile: Profile) -> TrainingComponents:
 
 @cache
 def _scorer(name: str, data: Path, profile: Profile) -> nn.Module:
-    return fuse_batchnorm(_training(name, data, profile).ema_model.module.eval())
+    return _training(name, data, profile).ema_model.module.eval().fuse_batchnorm()
 
 
 @cache

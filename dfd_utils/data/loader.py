@@ -91,7 +91,8 @@ def inference_batch_size(device: torch.device, image_size: int, processes: int =
     """
     # On CPUs as many pixels as 32 images of 224 px: more need memory and are not faster, and with
     # fewer the threads wait for each other.
-    images = 128 if device.type == "cuda" else min(512, max(1, 32 * 224**2 // image_size**2))
+    pixels = max(image_size, 32) ** 2  # the baseline's image size is 0
+    images = 128 if device.type == "cuda" else min(512, max(1, 32 * 224**2 // pixels))
     return math.ceil(images / processes) * processes
 
 

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.image_io import describe_skipped
-from dfd_utils.data.transforms import eval_transform
 from dfd_utils.models.scoring import apply_temperature
 from dfd_utils.models.trained import TrainedModel, read_metrics_file, results_file, results_name
 from dfd_utils.runtime.distributed import process_state, run_on_main
@@ -76,7 +75,7 @@ def score_split(model: TrainedModel, data: DataFolder, split: str) -> pd.DataFra
     Raises:
         UserError: as `evaluate`.
     """
-    dataset = data.split(split, eval_transform(model.description.image_size))
+    dataset = data.split(split, model.transform)
     table = model.score(dataset)
     check_logits(model, table["logit"])
     table.insert(0, "path", dataset.names)

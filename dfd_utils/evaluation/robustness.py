@@ -8,24 +8,28 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
-from dfd_utils.data import transforms
+from dfd_utils.data import degradations
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.loader import data_loader
 from dfd_utils.evaluation.evaluate import check_logits, write_results
-from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.scoring import apply_temperature, logit_margins
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.runtime.accelerator import make_accelerator
 from dfd_utils.stats.paired_tests import delong_interval
 
 SEVERITIES = (1, 3, 5)
+# Some of each step of a composition, and the composition itself: all take three times as long.
+STUDIED = (
+    "grey", "brightness", "contrast", "hue", "blur", "sharpen", "noise", "jpeg", "pixelate", "fog",
+    "composition",
+)  # fmt: skip
 BATCH = 8  # images, each in all its degraded versions
 COLUMNS = ("path", "label", "degradation", "severity")
 
 
 def degradation_grid(severities: tuple = SEVERITIES) -> list[tuple[str, int]]:
     """Return (degradation, severity) of every version of an image; the first is ("none", 0)."""
-    return [("none", 0), *((name, s) for name in transforms.DEGRADATIONS for s in severities)]
+    return [("none", 0), *((name, s) for name in STUDIED for s in severities)]
 
 
 def degraded_predictions(
@@ -47,13 +51,13 @@ def degraded_predictions(
     """
     kind, request = "degraded", f", {images} images, severities {severities}"
     tables = [model.find_table(data, split, kind, request) for model in models]
-    by_size = {}  # images are degraded once for all models of the same image size
+    by_input = {}  # images are degraded once for all models that see them alike
     for index, model in enumerate(models):
         if tables[index] is None:
-            by_size.setdefault(model.description.image_size, []).append(index)
-    for size, indices in by_size.items():
+            by_input.setdefault(repr(model.transform), []).append(index)
+    for indices in by_input.values():
         group = [models[index] for index in indices]
-        scored = _score(group, size, data, split, severities, images)
+        scored = _score(group, data, split, severities, images)
         for index, table in zip(indices, scored, strict=True):
             tables[index] = table
             write_results(models[index], data, split, table, {}, kind, request)
@@ -63,20 +67,19 @@ def degraded_predictions(
 @torch.inference_mode()
 def _score(
     models: list[TrainedModel],
-    size: int,
     data: DataFolder,
     split: str,
     severities: tuple,
     images: int,
 ) -> list[pd.DataFrame]:
     versions = degradation_grid(severities)
-    transform = partial(_every_version, versions, transforms.eval_transform(size))
+    transform = partial(_every_version, versions, models[0].transform)
     dataset = data.split(split, transform, seed=0).subsample(images)
     networks = []
     for model in models:
         accelerator = make_accelerator(model.description.precision)
         # A prepared model keeps its precision, although accelerate's state is that of the last.
-        network = accelerator.prepare(fuse_batchnorm(model.load()))
+        network = accelerator.prepare(model.load().fuse_batchnorm())
         networks.append((network, accelerator.device))
     margins = [[] for _ in models]
     for batch, _ in data_loader(dataset, BATCH):
@@ -99,11 +102,11 @@ def _score(
 
 
 def _every_version(
-    versions: list[tuple[str, int]], resize: Callable, image: torch.Tensor
+    versions: list[tuple[str, int]], transform: Callable, image: torch.Tensor
 ) -> torch.Tensor:
-    """Return every version of an image, uint8 `[V, 3, S, S]`."""
+    """Return the models' input for every version of an image, `[V, …]`."""
     return torch.stack([
-        resize(transforms.degrade(image, name, severity) if severity else image)
+        transform(degradations.degrade(image, name, severity) if severity else image)
         for name, severity in versions
     ])  # fmt: skip
 

@@ -80,11 +80,14 @@ def _figure(title: str, row: dict, model: TrainedModel, image: Tensor) -> str:
     heading = f"<figure><h3>{html.escape(title)}</h3>"
     if row["error"]:
         return f"{heading}<p><strong>No result:</strong> {html.escape(row['error'])}.</p></figure>"
-    resized = eval_transform(model.description.image_size)(image)
-    (heat,) = gradcam.heat_maps(model, resized[None])
+    shown = gradcam.thumbnail(image)
+    if model.has_heat_maps:
+        resized = eval_transform(model.description.image_size)(image)
+        (heat,) = gradcam.heat_maps(model, resized[None])
+        shown = gradcam.overlay(image, heat)
     warning = f'<p class="warning">{html.escape(row["warning"])}</p>' if row["warning"] else ""
     return (
-        f"{heading}{_embed(gradcam.overlay(image, heat))}"
+        f"{heading}{_embed(shown)}"
         f'<p class="verdict">{row["label"]}</p>'
         f"<p>probability of Fake {row['score']:.2f}<br>"
         f"Fake if at least {row['threshold']:.2f}</p>{warning}</figure>"

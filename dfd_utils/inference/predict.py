@@ -18,10 +18,8 @@ from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.dataset import read_image
 from dfd_utils.data.image_io import expand_paths
 from dfd_utils.data.loader import data_loader, inference_batch_size
-from dfd_utils.data.transforms import eval_transform
 from dfd_utils.inference.face_check import has_face
-from dfd_utils.models.detector import fuse_batchnorm
-from dfd_utils.models.gradcam import heat_maps, save_overlay
+from dfd_utils.models.gradcam import grad_cam, save_overlay
 from dfd_utils.models.scoring import apply_temperature, logit_margins
 from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.accelerator import make_accelerator
@@ -36,32 +34,31 @@ MIN_SIDE_RATIO = 0.5  # of the model's image size; a shorter side gets a warning
 class UntrustedImages(Dataset):
     """Images of unknown origin; one that cannot be read is a black image with an error.
 
-    An item is the image, uint8 `[3, S, S]`, its index, its error and its warning ("" for none).
+    An item is the model's input, its index, its error and its warning ("" for none).
     """
 
     def __init__(
         self,
         files: Sequence[str],
-        image_size: int,
+        model: TrainedModel,
         find_faces: bool = True,
         threads: ThreadPoolExecutor | None = None,
     ):
-        self.files, self.image_size, self.find_faces = files, image_size, find_faces
-        self.transform = eval_transform(image_size)
+        self.files, self.find_faces = files, find_faces
+        self.transform, self.image_size = model.transform, model.description.image_size
         self.threads = threads
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str, str]:
-        file, size = self.files[index], self.image_size
+        file = self.files[index]
         try:
             image = read_image(file)
         except UserError as error:
-            black = torch.zeros(3, size, size, dtype=torch.uint8)
-            return black, index, str(error).removeprefix(f"{file}: "), ""
-        resized = self.transform(image)
-        return resized, index, "", "; ".join(self._warnings(image, resized))
+            black = torch.zeros(3, 32, 32, dtype=torch.uint8)
+            return self.transform(black), index, str(error).removeprefix(f"{file}: "), ""
+        return self.transform(image), index, "", "; ".join(self._warnings(image))
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
         if self.threads is None:
@@ -72,11 +69,11 @@ class UntrustedImages(Dataset):
     def _read(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
         return [self[int(index)] for index in indices]
 
-    def _warnings(self, image: Tensor, resized: Tensor) -> Iterator[str]:
+    def _warnings(self, image: Tensor) -> Iterator[str]:
         height, width = image.shape[1:]
         if min(height, width) < MIN_SIDE_RATIO * self.image_size:
             yield f"tiny: {width} x {height} pixels, the model's input has {self.image_size}"
-        if self.find_faces and not has_face(resized):
+        if self.find_faces and not has_face(image):
             yield "no face found: the score may mean nothing"
 
 
@@ -122,6 +119,8 @@ def iter_predictions(
         progress: show a progress bar on standard error, if that is a terminal.
         find_faces: warn if no face is found; None: if there are at most `FACE_CHECK_LIMIT` files.
     """
+    if explanations and not model.has_heat_maps:
+        raise UserError(f"{model.folder}: {model.title} has no heat maps; leave out --explain")
     if start == len(files):
         return
     if find_faces is None:
@@ -130,14 +129,14 @@ def iter_predictions(
     accelerator = make_accelerator(described.precision)
     on_gpu = accelerator.device.type == "cuda"
     threads = None if on_gpu else _reading_threads()
-    dataset = UntrustedImages(files[start:], described.image_size, find_faces, threads)
+    dataset = UntrustedImages(files[start:], model, find_faces, threads)
     parallel = on_gpu and len(dataset) >= MIN_FILES_FOR_WORKERS
     workers = min(8, torch.get_num_threads()) if parallel else 0
     batch_size = inference_batch_size(
         accelerator.device, described.image_size, accelerator.num_processes
     )
     loader = accelerator.prepare_data_loader(data_loader(dataset, batch_size, num_workers=workers))
-    scorer = fuse_batchnorm(network.to(accelerator.device))
+    scorer = network.to(accelerator.device).fuse_batchnorm()
     bar = tqdm(
         total=len(files), initial=start, unit="img", desc="Predicting",
         disable=None if progress and accelerator.is_main_process else True,
@@ -158,14 +157,14 @@ def iter_predictions(
             yield from rows
             bar.update(len(rows))
             if explanations:  # last: a heat map that fails does not cost the scores
-                _write_heat_maps(model, images, numbers, own_rows, explanations)
+                _write_heat_maps(model, numbers, own_rows, explanations)
 
 
 def _write_heat_maps(
-    model: TrainedModel, images: Tensor, numbers: list[int], rows: list[dict], folder: Path
+    model: TrainedModel, numbers: list[int], rows: list[dict], folder: Path
 ) -> None:
     scored = [index for index, row in enumerate(rows) if row["error"] is None]
-    maps = heat_maps(model, images[scored]) if scored else ()
+    maps = grad_cam(model, [Path(rows[index]["path"]) for index in scored]) if scored else ()
     for index, heat in zip(scored, maps, strict=True):
         path = Path(rows[index]["path"])
         name = f"{numbers[index] + 1:06}_{path.stem[:MAX_HEAT_MAP_NAME]}.png"

@@ -10,7 +10,7 @@ import torch
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.transforms import MEAN, STD
-from dfd_utils.models.registry import MODELS
+from dfd_utils.models.registry import MODELS, NETWORKS
 from dfd_utils.models.weights import count_outputs, read_weights
 from dfd_utils.runtime.files import read_json, write_json
 
@@ -29,7 +29,7 @@ class ModelDescription:
     """How a model's weights are used; the defaults fit the course project's files."""
 
     architecture: str  # a key of MODELS
-    image_size: int = 224  # pixels, square
+    image_size: int = 224  # pixels, square; 0: each image's own (the baseline)
     precision: str = "fp32"  # fp32 | bf16 | fp16
     temperature: float = 1.0  # divides the logits
     threshold: float = 0.5  # the lowest score of Fake; chosen on Validation
@@ -37,6 +37,7 @@ class ModelDescription:
     epochs: int | None = None  # of the training
     flip_at_test: bool = False  # see Detector
     instance_norm: bool = False  # see Detector
+    fused: bool = False  # with the baseline; see FusedDetector
 
     def write(self, path: Path) -> None:
         """Write `model.json`."""
@@ -73,7 +74,8 @@ def recognize_weights(path: Path) -> ModelDescription:
     """
     state = read_weights(path)
     shapes = {key: value.shape for key, value in state.items()}
-    for name, entry in MODELS.items():
+    for name in NETWORKS:
+        entry = MODELS[name]
         if not (outputs := count_outputs(state, entry.head)):
             continue
         with torch.device("meta"):
@@ -87,5 +89,5 @@ def recognize_weights(path: Path) -> ModelDescription:
             f"({', '.join(CLASSES)}); train it first: dfd train --model {name} --weights {path} …"
         )
     raise UserError(
-        f"{path}: the weights of no known model with {len(CLASSES)} outputs ({', '.join(MODELS)})"
+        f"{path}: the weights of no known model with {len(CLASSES)} outputs ({', '.join(NETWORKS)})"
     )

@@ -43,7 +43,7 @@ def heat_maps(model: TrainedModel, images: Tensor) -> np.ndarray:
         images: uint8 `[N, 3, S, S]` on any device.
     """
     size, device = model.description.image_size, process_state().device
-    network = model.load().to(device)
+    network = model.load_network().to(device)
     layers = MODELS[model.description.architecture].layers_by_stride
     stride = max((s for s in layers if size / s >= 4), default=min(layers))
     layer = network.backbone.get_submodule(layers[stride])

@@ -1,7 +1,7 @@
 """The architectures that can be trained, and how a model is created."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torchvision.models as tv
@@ -9,19 +9,26 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from dfd_utils.config import CLASSES, UserError
-from dfd_utils.models.detector import Detector
+from dfd_utils.models.detector import Detector, FusedDetector, LinearDetector
 from dfd_utils.models.weights import load_weights
+
+BASELINE = "linear_dct"
+FUSION = f"+{BASELINE}"  # behind a network's name: the network and the baseline as one model
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A torchvision classifier: its builder, its weights, and the names of its layers."""
+    """A torchvision classifier: its builder, its weights, and the names of its layers.
+
+    The baseline has a title and a builder alone.
+    """
 
     title: str
     builder: Callable[..., nn.Module]
-    imagenet: tv.WeightsEnum
-    head: str
-    layers_by_stride: dict[int, str]  # the last layer of each resolution, for Grad-CAM
+    imagenet: tv.WeightsEnum | None = None
+    head: str = ""
+    # The last layer of each resolution, for Grad-CAM.
+    layers_by_stride: dict[int, str] = field(default_factory=dict)
 
 
 MODELS = {
@@ -39,7 +46,9 @@ MODELS = {
         "classifier.1",
         {8: "features.3", 16: "features.5", 32: "features.8"},
     ),
+    BASELINE: Architecture("DCT baseline", LinearDetector),
 }
+NETWORKS = tuple(name for name in MODELS if name != BASELINE)
 
 
 def get_architecture(name: str) -> Architecture:
@@ -79,8 +88,8 @@ def available_weights(name: str, weights: str, log: Callable[[str], None] = prin
 
 def create_model(
     name: str, weights: str = "none", log: Callable[[str], None] | None = None
-) -> Detector:
-    """Build the model `name` with two outputs.
+) -> nn.Module:
+    """Build the model `name` with two outputs: a `Detector`, or the baseline's `LinearDetector`.
 
     Args:
         name: a key of `MODELS`.
@@ -93,6 +102,8 @@ def create_model(
         UserError: unknown model, or a file of weights that does not fit it.
     """
     entry = get_architecture(name)
+    if name == BASELINE:
+        return entry.builder()
     backbone = entry.builder(weights=entry.imagenet if weights == "imagenet" else None)
     # Training from scratch takes few steps: random depth and dropout only slow it down, and
     # torchvision's wide initialisation of a two-class EfficientNet head starts at a loss of 2.7.
@@ -110,6 +121,11 @@ def create_model(
         if outputs is not None and log:
             log(f"{weights}: its last layer has {outputs:,} outputs; a new one with 2 replaces it")
     return model
+
+
+def create_fusion(network: str) -> FusedDetector:
+    """Build the fusion of the model `network` with the baseline."""
+    return FusedDetector(create_model(network), create_model(BASELINE))
 
 
 def swap_outputs(model: Detector, name: str) -> None:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dfd_utils.config import BUILD_DIR, UserError
 from dfd_utils.data.loader import data_loader, inference_batch_size
+from dfd_utils.data.transforms import eval_transform
 from dfd_utils.models.description import ModelDescription, recognize_weights
-from dfd_utils.models.detector import Detector, fuse_batchnorm
-from dfd_utils.models.registry import MODELS, create_model, swap_outputs
+from dfd_utils.models.inputs import dct_input, fused_input
+from dfd_utils.models.registry import (
+    BASELINE,
+    MODELS,
+    create_fusion,
+    create_model,
+    swap_outputs,
+)
 from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
 from dfd_utils.models.weights import load_weights
 from dfd_utils.runtime.accelerator import make_accelerator
@@ -25,6 +33,7 @@ from dfd_utils.runtime.files import content_hash, read_json
 
 if TYPE_CHECKING:
     from dfd_utils.data.folder import DataFolder
+    from dfd_utils.models.detector import Detector
 
 VERSION = 5  # raise it whenever the same model and data give other predictions or metrics
 
@@ -74,7 +83,22 @@ class TrainedModel:
     @property
     def title(self) -> str:
         """The architecture's printed name, for example "ResNet50"."""
-        return MODELS[self.description.architecture].title
+        title = MODELS[self.description.architecture].title
+        return f"{title} + DCT" if self.description.fused else title
+
+    @property
+    def transform(self) -> Callable[[Tensor], Tensor]:
+        """Turns a decoded image, uint8 `[3, H, W]`, into the input of `load()`, without batch."""
+        if self.description.fused:
+            return partial(fused_input, image_size=self.description.image_size)
+        if self.description.architecture == BASELINE:
+            return dct_input
+        return eval_transform(self.description.image_size)
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether Grad-CAM can explain the model: the baseline has no layers to look at."""
+        return self.description.architecture != BASELINE
 
     @cached_property
     def config(self) -> dict:
@@ -108,8 +132,10 @@ class TrainedModel:
         swapped = [] if self.fake_output == 1 else ["swapped outputs"]
         return content_hash(weights, repr(self.description), *swapped)
 
-    def load(self) -> Detector:
-        """Return the network in eval mode, loaded once; runs no code from its files.
+    def load(self) -> nn.Module:
+        """Return the `Detector` (or `LinearDetector`, `FusedDetector`) in eval mode, loaded once.
+
+        Runs no code from its files.
 
         Raises:
             UserError: the weights are damaged or those of another architecture.
@@ -118,28 +144,34 @@ class TrainedModel:
 
     @cached_property
     @torch.inference_mode(False)  # Grad-CAM needs gradients, whoever loads the network first
-    def _detector(self) -> Detector:
-        detector = create_model(self.description.architecture)
+    def _detector(self) -> nn.Module:
+        create = create_fusion if self.description.fused else create_model
+        detector = create(self.description.architecture)
         load_weights(detector, self.weights_file, self.description.architecture)
         if self.fake_output == 0:
             swap_outputs(detector, self.description.architecture)
-        detector.flip_at_test = self.description.flip_at_test
-        detector.instance_norm = self.description.instance_norm
+        network = detector.backbone["network"] if self.description.fused else detector
+        network.flip_at_test = self.description.flip_at_test
+        network.instance_norm = self.description.instance_norm
         return detector.eval()
+
+    def load_network(self) -> Detector:
+        """Return the part of `load()` that looks at the resized image."""
+        return self.load().backbone["network"] if self.description.fused else self.load()
 
     def score(self, dataset: Dataset) -> pd.DataFrame:
         """Return label, score (calibrated probability of Fake) and logit, a row per item.
 
         The logit is that of Fake minus that of Real, before calibration: scores close to 0 and 1
-        are rounded to equal numbers, logits are not. The items of `dataset` are images of the
-        model's size, uint8 `[3, S, S]`, and labels.
+        are rounded to equal numbers, logits are not. The items of `dataset` are images after
+        `transform`, and labels.
         """
         accelerator = make_accelerator(self.description.precision)
         batch_size = inference_batch_size(
             accelerator.device, self.description.image_size, accelerator.num_processes
         )
         network, loader = accelerator.prepare(
-            fuse_batchnorm(self.load()), data_loader(dataset, batch_size)
+            self.load().fuse_batchnorm(), data_loader(dataset, batch_size)
         )
         labels, logits = predict_logits(network, loader, accelerator)
         margins = logit_margins(logits)
@@ -295,6 +327,18 @@ def choose_model(
     newest = max(models, key=lambda model: (model.folder / "model.json").stat().st_mtime)
     run = [model for model in models if model.folder.parent == newest.folder.parent]
     return max(run, key=_validation_auc)
+
+
+def best_network(models: Iterable[TrainedModel]) -> TrainedModel:
+    """Return the network with the highest AUC on Validation: no baseline and no fusion.
+
+    Raises:
+        UserError: there is no network.
+    """
+    networks = [m for m in models if m.has_heat_maps and not m.description.fused]
+    if not networks:
+        raise UserError("no trained network; train one first: dfd train --model …")
+    return max(networks, key=_validation_auc)
 
 
 def _validation_auc(model: TrainedModel) -> float:

@@ -9,6 +9,7 @@ from dfd_utils.reporting.formatting import (
     append_list,
     code_span,
     escape_markdown,
+    format_interval,
     format_p,
     metric_label,
 )
@@ -165,6 +166,23 @@ def conclusion(comparison: dict, seeds: pd.DataFrame | None = None) -> str:
     else:
         sentences.append(_seed_sentence(seeds))
     return " ".join(sentences)
+
+
+def baseline_verdict(comparison: dict) -> str:
+    """Return whether a network beats the baseline, in a sentence of Markdown.
+
+    `comparison` is the result of `compare_models` for the network and the baseline, in this order.
+    It does only where the interval of the AUC difference (DeLong) is above zero.
+    """
+    network, baseline = map(code_span, comparison["models"])
+    value, low, high = (comparison["pair"]["auc_difference"][k] for k in ("value", "low", "high"))
+    if low > 0:
+        verdict = f"{network} beats the baseline {baseline}"
+    elif high < 0:
+        verdict = f"{network} is worse than the baseline {baseline}, which has no hidden layer"
+    else:
+        verdict = f"{network} is not shown to beat the baseline {baseline}"
+    return f"{verdict}: the AUC differs by {format_interval(value, low, high)} (DeLong)."
 
 
 def _auc_sentences(comparison: dict) -> str:

@@ -16,9 +16,9 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from dfd_utils.config import CLASSES
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.degradation_study import WITH, WITHOUT
+from dfd_utils.models.linear_dct import CHANNELS
 from dfd_utils.models.scoring import apply_temperature
 from dfd_utils.models.trained import TrainedModel
-from dfd_utils.reporting.formatting import metric_label
 from dfd_utils.reporting.style import (
     CLASS_COLOURS,
     REFERENCE,
@@ -163,30 +163,23 @@ def risk_coverage_curves(predictions: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def degradation_heat_map(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Draw AUC and accuracy, by model title, from results of `robustness.degradation_table`."""
-    figure, axes = axes_grid(2 * len(tables), height=2.7)
-    panels = [(title, metric) for title in tables for metric in ("auc", "accuracy")]
-    for axis, (title, metric) in zip(axes, panels, strict=True):
-        table = tables[title]
-        degraded = table[table["degradation"] != "none"]
-        grid = degraded.pivot(index="degradation", columns="severity", values=metric)
-        grid = grid.loc[degraded["degradation"].unique()]
-        grid.insert(0, 0, table.loc[table["degradation"] == "none", metric].item())
+def spectrum_heat_maps(difference: np.ndarray) -> Figure:
+    """Draw the result of `spectrum.spectrum_difference`, a panel per channel."""
+    figure, axes = axes_grid(len(CHANNELS), height=2.5)
+    limit = max(np.abs(difference).max(), 0.1)
+    for axis, channel, values in zip(axes, CHANNELS, difference, strict=True):
+        last = axis is axes[-1]
         sns.heatmap(
-            grid, vmin=0.5, vmax=1, cmap="Greys_r", annot=True, fmt=".2f", cbar=False, ax=axis,
-            linewidths=0.5, linecolor="white", annot_kws={"fontsize": SMALL},
+            values, vmin=-limit, vmax=limit, cmap="PuOr_r", square=True, ax=axis, cbar=last,
+            cbar_kws={"label": "Fake minus Real\n(standard deviations)"},
         )  # fmt: skip
-        if axis is not axes[0]:
-            axis.set_yticks([])
-        axis.set(title=f"{title}\n{metric_label(metric)}", xlabel="severity", ylabel="")
-        axis.tick_params(length=0)
-        axis.tick_params(axis="y", rotation=0)
+        axis.set(title=channel, xlabel="horizontal frequency")
+    axes[0].set_ylabel("vertical frequency")
     return figure
 
 
 def degradation_curves(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Draw the numbers of `degradation_heat_map` by severity with 95 % bands."""
+    """Draw results of `robustness.degradation_table`, by model title, with 95 % bands."""
     names = [n for n in next(iter(tables.values()))["degradation"].unique() if n != "none"]
     figure, axes = axes_grid(len(names), 2, 3.0, sharex=True, sharey=True)
     panels = [(metric, name) for metric in ("auc", "accuracy") for name in names]

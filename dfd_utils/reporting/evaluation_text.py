@@ -18,6 +18,8 @@ from dfd_utils.reporting.formatting import (
     metric_label,
 )
 
+THRESHOLD_METRICS = ("balanced_accuracy", "recall", "real_called_fake", "f1")
+
 
 def metrics_table(
     models: dict[str, TrainedModel], data: DataFolder, split: str, names: list[str]
@@ -31,22 +33,22 @@ def metrics_table(
 
 
 def threshold_table(models: dict[str, TrainedModel], data: DataFolder, split: str) -> pd.DataFrame:
-    """Return metrics (rows) at the threshold chosen on Validation, and at the split's own best.
+    """Return metrics (columns) at the threshold chosen on Validation, and at the split's own best.
 
-    Two columns per model: the first with 95 % intervals; the second is an oracle, without.
+    Two rows per model: the first with 95 % intervals; the second is an oracle, without.
     """
-    columns = {}
+    rows = {}
     for title, model in models.items():
         entry = model.metrics(data, split)
         chosen, oracle = entry["at_validation_threshold"], entry["oracle"]
-        names = chosen["intervals"]
-        columns[f"{title} at {chosen['threshold']:.3f}"] = {
+        names = [name for name in THRESHOLD_METRICS if name in chosen["intervals"]]
+        rows[f"{title} at {chosen['threshold']:.3f}"] = {
             metric_label(name): format_entry(chosen, name) for name in names
         }
-        columns[f"{title}, oracle {oracle['threshold']:.3f}"] = {
+        rows[f"{title}, oracle {oracle['threshold']:.3f}"] = {
             metric_label(name): f"{oracle[name]:.3f}" for name in names
         }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(rows).T
 
 
 def calibration_table(

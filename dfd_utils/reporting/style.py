@@ -18,6 +18,7 @@ CLASS_COLOURS = {"Real": "#0072B2", "Fake": "#D55E00"}
 MODEL_STYLES = {
     "ResNet50": {"color": "#332288", "marker": "o", "linestyle": "-"},
     "EfficientNet-B0": {"color": "#CC79A7", "marker": "s", "linestyle": (0, (5, 1))},
+    "DCT baseline": {"color": "#999933", "marker": "v", "linestyle": (0, (1, 1))},
     "Average of both": {"color": "#117733", "marker": "D", "linestyle": (0, (3, 1, 1, 1))},
 }
 OTHER_MODEL = {"color": "#555555", "marker": "^", "linestyle": "-"}

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.transforms import v2
 
 from dfd_utils.config import CLASSES, SPLITS, Profile
@@ -18,8 +18,7 @@ from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.loader import data_loader, shutdown_workers
 from dfd_utils.models.registry import create_model
 from dfd_utils.runtime.accelerator import make_accelerator
-
-DEGRADED_IMAGES = 5000  # of Validation, approximately (see DeepFakeDataset.subsample)
+from dfd_utils.training.validation import validation_views
 
 
 @dataclass
@@ -72,7 +71,9 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
     accelerator = make_accelerator(profile.precision, profile.seed)
     set_seed(profile.seed)
     train_set = data.split(SPLITS[0], train_transform(profile), profile.seed)
-    validation_set = ConcatDataset(_validation_views(data, profile.image_size))
+    validation_set = ConcatDataset(
+        validation_views(data, transforms.eval_transform(profile.image_size))
+    )
     model = create_model(model_name, profile.weights)
     model.flip_at_test = profile.flip_at_test
     model.instance_norm = profile.instance_norm
@@ -102,13 +103,6 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
         model_name, accelerator, model, ema_model, nn.CrossEntropyLoss(), optimizer, lr_scheduler,
         train_loader, validation_loader, profile.micro_batch_size, cutmix,
     )  # fmt: skip
-
-
-def _validation_views(data: DataFolder, image_size: int) -> tuple[Dataset, Dataset]:
-    """Return all of Validation, and a part of it that is degraded identically in all runs."""
-    clean = data.split(SPLITS[1], transforms.eval_transform(image_size))
-    degraded = data.split(SPLITS[1], transforms.degraded_transform(image_size), seed=0)
-    return clean, degraded.subsample(DEGRADED_IMAGES)
 
 
 def train_transform(profile: Profile) -> Callable[[Tensor], Tensor]:

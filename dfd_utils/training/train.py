@@ -16,17 +16,12 @@ from accelerate.utils import broadcast
 from dfd_utils.config import SPLITS, Profile, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.image_io import describe_skipped
-from dfd_utils.models.registry import available_weights, get_architecture
-from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
+from dfd_utils.models.registry import BASELINE, FUSION, available_weights, get_architecture
+from dfd_utils.models.scoring import logit_margins, predict_logits
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.runtime.distributed import process_state, run_on_main
-from dfd_utils.stats.metrics import (
-    all_metrics,
-    choose_threshold,
-    fit_temperature,
-    ranking_metrics,
-)
 from dfd_utils.training.autotune import autotune
+from dfd_utils.training.baseline import fit_baseline, fit_fusion
 from dfd_utils.training.checkpoint import (
     CheckpointWriter,
     TrainingState,
@@ -50,6 +45,7 @@ from dfd_utils.training.run_folder import (
     with_recorded_settings,
     write_run_config,
 )
+from dfd_utils.training.validation import validation_metrics
 
 
 def fit(
@@ -67,7 +63,8 @@ def fit(
     An interrupted run continues from its last checkpoint; on a CPU the result is bit-identical.
 
     Args:
-        model_name: a key of `registry.MODELS`.
+        model_name: a key of `registry.MODELS`, or a network's name and "+linear_dct" for its
+            fusion with the baseline; the two are trained beside `out`, unless they are there.
         data: the data set; no model is evaluated on Test.
         out: the model's folder; receives config.json, excluded.csv, history.csv,
             model.safetensors, model.json and checkpoint/.
@@ -80,8 +77,12 @@ def fit(
         RunInterrupted: SIGTERM or the time limit; the same call continues the run.
         KeyboardInterrupt: Ctrl-C; the same call continues the run.
     """
-    get_architecture(model_name)
+    get_architecture(model_name.removesuffix(FUSION))
     data.check_layout()
+    if model_name == BASELINE:
+        return fit_baseline(data, out, profile, log)
+    if model_name.endswith(FUSION):
+        return _fit_members_and_fuse(model_name.removesuffix(FUSION), data, out, profile, log)
     processes = process_state()
     if not processes.is_main_process:
         log = _ignore
@@ -114,6 +115,16 @@ def fit(
                 if action >= Action.STOP_SIGTERM:
                     monitor.end(action, f"{out.name} is trained; the same command continues")
         return run_on_main(lambda: TrainedModel(out).history)
+
+
+def _fit_members_and_fuse(
+    network: str, data: DataFolder, out: Path, profile: Profile, log: Callable[[str], None]
+) -> pd.DataFrame:
+    """Train the network and the baseline beside `out`, unless they are there, and fuse them."""
+    folders = {name: out.with_name(name) for name in (network, BASELINE)}
+    for name, folder in folders.items():
+        fit(name, data, folder, profile, log)
+    return fit_fusion(*map(TrainedModel, folders.values()), data, out, log)
 
 
 def _ignore(line: str) -> None:
@@ -266,18 +277,4 @@ def _validate(training: TrainingComponents) -> dict:
     if not np.isfinite(margins).all():
         raise FloatingPointError("an output of the model is not finite")
     clean = len(loader.dataset.datasets[0])
-    degraded = ranking_metrics(labels[clean:], margins[clean:])
-    labels, margins = labels[:clean], margins[:clean]
-    metrics = all_metrics(labels, apply_temperature(margins), logits=margins)
-    temperature = fit_temperature(labels, margins)
-    return {
-        "accuracy": metrics["accuracy"],
-        "precision": metrics["precision"],
-        "recall": metrics["recall"],
-        "f1score": metrics["f1"],
-        "validation_loss": metrics["log_loss"],
-        "auc": metrics["auc"],
-        "degraded_auc": degraded["auc"],
-        "temperature": temperature,
-        "threshold": choose_threshold(labels, apply_temperature(margins, temperature)),
-    }
+    return validation_metrics(labels[:clean], margins[:clean], labels[clean:], margins[clean:])

@@ -282,9 +282,10 @@ def test_batches_give_the_scores_of_single_images(faces, model):
     assert logit(batch["score"].to_numpy(float)) * temperature == pytest.approx(expected, abs=5e-6)
 
 
-def test_worker_processes_read_as_the_main_process(tmp_path, faces):
+def test_worker_processes_read_as_the_main_process(tmp_path, faces, model):
     (tmp_path / "broken.jpg").write_bytes(b"")
-    dataset = predict.UntrustedImages([*faces[:5], str(tmp_path / "broken.jpg")], 32)
+    files = [*faces[:5], str(tmp_path / "broken.jpg")]
+    dataset = predict.UntrustedImages(files, TrainedModel(model))
     one, other = (list(data_loader(dataset, 4, num_workers=workers)) for workers in (0, 1))
     for expected, batch in zip(one, other, strict=True):
         assert torch.equal(batch[0], expected[0])

@@ -6,9 +6,8 @@ import torch
 
 from dfd_utils.config import UserError
 from dfd_utils.models.description import ModelDescription
-from dfd_utils.models.detector import fuse_batchnorm
 from dfd_utils.models.gradcam import heat_maps
-from dfd_utils.models.registry import MODELS, available_weights, create_model
+from dfd_utils.models.registry import NETWORKS, available_weights, create_model
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.models.weights import save_weights
 
@@ -31,13 +30,13 @@ def test_models_are_torchvisions_with_two_outputs(images, name, parameters):
 
 def test_from_scratch_the_first_loss_is_near_that_of_a_coin(images):
     torch.manual_seed(0)
-    for name in MODELS:
+    for name in NETWORKS:
         logits = create_model(name).train()(images)
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1]))
         assert 0.3 < loss.item() < 1.1
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
     torch.manual_seed(0)
     model = create_model(name)
@@ -45,7 +44,7 @@ def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
         for _ in range(3):  # statistics of its own
             model.train()(images)
         expected = model.eval()(images)
-        scorer = fuse_batchnorm(model)
+        scorer = model.fuse_batchnorm()
         torch.testing.assert_close(scorer(images), expected, rtol=1e-5, atol=1e-5)
     norms = [m for m in scorer.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert not norms
@@ -65,18 +64,18 @@ def with_statistics_of(images, name, instance_norm=False):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name):
     model = with_statistics_of(images, name)
     with torch.inference_mode():
         one, other = model(images), model(images.flip(-1))
         expected, rounding = (one + other) / 2, (one - other).abs().max() / 100
         model.flip_at_test = True
-        for logits in (model(images), fuse_batchnorm(model)(images)):
+        for logits in (model(images), model.fuse_batchnorm()(images)):
             assert (logits - expected).abs().max() < rounding
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_instance_norm_sees_neither_brightness_nor_contrast_nor_colour_cast(name):
     dark = torch.randint(0, 60, (4, 3, 64, 64), dtype=torch.uint8)
     changed = dark * torch.tensor([4, 3, 2], dtype=torch.uint8).view(3, 1, 1) + 10
@@ -89,7 +88,7 @@ def test_instance_norm_sees_neither_brightness_nor_contrast_nor_colour_cast(name
         expected = pixels - pixels.mean((2, 3), keepdims=True)
         expected /= pixels.std((2, 3), keepdims=True)
         np.testing.assert_allclose(model.normalize(changed).numpy(), expected, atol=2e-3)
-        for scorer in (model, fuse_batchnorm(model)):
+        for scorer in (model, model.fuse_batchnorm()):
             assert (scorer(dark) - model(changed)).abs().max() < before / 20
         even = model.normalize(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8))
         assert even.abs().max() < 1e-2

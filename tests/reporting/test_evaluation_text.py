@@ -31,10 +31,10 @@ def test_every_model_has_its_own_oracle():
 
     models = {"A": model(Test=entry(0.9)), "B": model(Test=entry(0.8))}
     table = evaluation_text.threshold_table(models, None, "Test")
-    assert table.loc["F1"].tolist() == [
+    assert table["F1"].tolist() == [
         "0.700 [0.600, 0.750]", "0.900", "0.700 [0.600, 0.750]", "0.800",
     ]  # fmt: skip
-    assert table.columns[:2].tolist() == ["A at 0.400", "A, oracle 0.795"]
+    assert table.index[:2].tolist() == ["A at 0.400", "A, oracle 0.795"]
 
 
 def test_calibration_is_given_before_and_after():

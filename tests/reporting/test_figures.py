@@ -144,15 +144,20 @@ def degraded(auc: float) -> pd.DataFrame:
 
 def test_degradations_show_auc_and_accuracy_of_both_models():
     tables = {"ResNet50": degraded(0.75), "EfficientNet-B0": degraded(0.65)}
-    heat = evaluation_figures.degradation_heat_map(tables)
-    cells = [[text.get_text() for text in axis.texts] for axis in heat.axes]
-    assert cells == [["0.99", *["0.75"] * 3], ["0.94", *["0.70"] * 3],
-                     ["0.99", *["0.65"] * 3], ["0.94", *["0.60"] * 3]]  # fmt: skip
     auc, accuracy = evaluation_figures.degradation_curves(tables).axes
     assert auc.lines[0].get_ydata().tolist() == [0.99, 0.75, 0.75, 0.75]
     assert np.allclose(accuracy.lines[1].get_ydata(), [0.94, 0.60, 0.60, 0.60])
     band = auc.collections[0].get_paths()[0].vertices[:, 1]
     assert np.isclose(band.min(), 0.73) and np.isclose(band.max(), 1.0)
+
+
+def test_spectra_are_drawn_by_channel_around_zero():
+    difference = np.zeros((3, 8, 8))
+    difference[0, 7, 7] = -2
+    *panels, bar = evaluation_figures.spectrum_heat_maps(difference).axes
+    assert [axis.get_title() for axis in panels] == ["Y", "Cb", "Cr"]
+    assert panels[0].collections[0].get_array().ravel()[-1] == -2
+    assert bar.get_ylim() == (-2, 2)
 
 
 def test_cost_is_drawn_with_the_interval_of_the_auc():

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from torchvision.transforms import v2
 
 from dfd_utils.config import TimeLimitReached, UserError
 from dfd_utils.data import dataset, transforms
@@ -280,7 +281,8 @@ def test_the_saved_weights_are_those_of_the_best_epoch(easy_data, quick, tmp_pat
     assert np.isclose(roc_auc_score(table["label"], table["score"]), best["auc"])
     network = model.load()
     assert network.flip_at_test and network.instance_norm
-    view = easy_data.split("Validation", transforms.degraded_transform(32), seed=0)
+    degraded = v2.Compose([transforms.RandomDegradation(), transforms.eval_transform(32)])
+    view = easy_data.split("Validation", degraded, seed=0)
     clean = easy_data.split("Validation", transforms.eval_transform(32))
     images = torch.stack([image for image, _ in map(view.__getitem__, range(len(view)))])
     changed = sum(not torch.equal(image, clean[i][0]) for i, image in enumerate(images))

@@ -25,7 +25,7 @@ from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.data.sample.face import SIZE, noise
 from dfd_utils.data.sample.portrait import PERSON, SCENE, Portrait, draw, photograph
 
-VERSION = 1  # raise it whenever the same seed gives other images
+VERSION = 2  # raise it whenever the same seed gives other images
 MARKER = "sample.json"
 MAX_PROCESSES = 8  # each imports torch
 ABANDONED = 86400  # seconds after which an unfinished sample is removed: its process was killed
@@ -45,6 +45,7 @@ JPEG_QUALITY = (85, 95)  # of both classes
 # Test is degraded, like the Kaggle data's Test.
 DEGRADED_SHARE = 0.8
 DEGRADED_SEVERITY = (1, 3)
+DEGRADED_BY = ("jpeg", "blur", "noise", "pixelate", "grey", "brightness", "contrast", "hue")
 # What a swap keeps of the target.
 KEPT = ("hair_length", "hairline", "hair_slant", "hair_volume", "hair_shade", "baldness")
 KEPT += ("beard", "glasses", "face_width", "jaw")
@@ -232,12 +233,12 @@ def _source_face(
 def _degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     import torch  # it takes seconds to import, and only Test needs it
 
-    from dfd_utils.data.transforms import DEGRADATIONS, degrade
+    from dfd_utils.data.degradations import degrade
 
     image = torch.from_numpy(pixels)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     if rng.random() < DEGRADED_SHARE:
-        for name in rng.choice(list(DEGRADATIONS), rng.integers(1, 3), replace=False):
+        for name in rng.choice(DEGRADED_BY, rng.integers(1, 3), replace=False):
             severity = int(rng.integers(DEGRADED_SEVERITY[0], DEGRADED_SEVERITY[1] + 1))
             image = degrade(image, str(name), severity, generator)
     return image.numpy()
