@@ -10,6 +10,7 @@ from torchvision.ops import StochasticDepth
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.models.detector import Detector, FusedDetector, LinearDetector
+from dfd_utils.models.efficientnet_lite import PackagedWeights, efficientnet_lite0
 from dfd_utils.models.weights import load_weights
 
 BASELINE = "linear_dct"
@@ -25,7 +26,7 @@ class Architecture:
 
     title: str
     builder: Callable[..., nn.Module]
-    imagenet: tv.WeightsEnum | None = None
+    imagenet: tv.WeightsEnum | PackagedWeights | None = None
     head: str = ""
     # The last layer of each resolution, for Grad-CAM.
     layers_by_stride: dict[int, str] = field(default_factory=dict)
@@ -46,9 +47,17 @@ MODELS = {
         "classifier.1",
         {8: "features.3", 16: "features.5", 32: "features.8"},
     ),
+    "efficientnet_lite0": Architecture(
+        "EfficientNet-Lite0",
+        efficientnet_lite0,
+        PackagedWeights(),
+        "classifier.1",
+        {8: "features.3", 16: "features.5", 32: "features.8"},
+    ),
     BASELINE: Architecture("DCT baseline", LinearDetector),
 }
 NETWORKS = tuple(name for name in MODELS if name != BASELINE)
+COMPARED = NETWORKS[:2]  # by the report
 
 
 def get_architecture(name: str) -> Architecture:
@@ -76,10 +85,7 @@ def available_weights(name: str, weights: str, log: Callable[[str], None] = prin
         try:
             entry.imagenet.get_state_dict(check_hash=True)
         except (OSError, RuntimeError) as error:
-            log(
-                f"ImageNet weights of {entry.title} cannot be downloaded ({error}): "
-                "training from scratch"
-            )
+            log(f"ImageNet weights of {entry.title} cannot be had ({error}): training from scratch")
             return "none"
     elif weights != "none":
         create_model(name, weights, log)

