@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--out", type=Path, help="default: build/audit/<data set>-<hash of its path>")
 
     add = command("train", commands.train, "train a model")
-    add.add_argument("--model", required=True, help="resnet50 or efficientnet_b0")
+    add.add_argument("--model", required=True, help="resnet50, efficientnet_b0, …; see docs/cli.md")
     add.add_argument("--data", required=True, type=Path, metavar="DIR")
     add.add_argument("--out", required=True, type=Path, metavar="RUN", help="receives RUN/<model>/")
     add.add_argument("--profile", default="sample", help=", ".join(PROFILES))

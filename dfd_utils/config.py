@@ -49,7 +49,8 @@ class Profile:
     weight_decay: float = 0.05
     warmup_steps: int = 50  # linear, from 1 % of lr
     ema_decay: float = 0.99  # of the averaged weights, which are evaluated and saved
-    degradation_probability: float = 0.0  # share of training images degraded at severity 1 to 3
+    crop: float = 1.0  # side of a random crop in training, as a share of the image's
+    degradation_probability: float = 0.0  # share of training images degraded
     cutmix_probability: float = 0.0  # share of training batches whose images are cut and mixed
     instance_norm: bool = False  # scale each image's channels to mean 0, standard deviation 1
     flip_at_test: bool = False  # average the logits of an image and its mirror image
@@ -100,8 +101,8 @@ PROFILES = {
         flip_at_test=True,
     ),
 }
-_SHARES = ("ema_decay", "degradation_probability", "cutmix_probability")
-_MINIMUM = {"image_size": 32, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
+_SHARES = ("crop", "ema_decay", "degradation_probability", "cutmix_probability")
+_MINIMUM = {"image_size": 32, "crop": 0.25, "epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 
 def get_profile(name: str, **overrides: object) -> Profile:

@@ -22,6 +22,8 @@ def test_overrides_replace_and_none_keeps():
         ("sample", {"lr": "fast"}, "lr"),
         ("sample", {"lr": float("nan")}, "lr"),
         ("sample", {"image_size": 8}, "image_size"),
+        ("sample", {"crop": 1.5}, "crop"),
+        ("sample", {"crop": 0.1}, "crop"),
         ("sample", {"precision": "int8"}, "int8"),
         ("sample", {"ema_decay": 1.5}, "ema_decay"),
     ],

@@ -106,12 +106,14 @@ def build_components(model_name: str, data: DataFolder, profile: Profile) -> Tra
 
 
 def train_transform(profile: Profile) -> Callable[[Tensor], Tensor]:
-    """Return the training transform: flip, sometimes degrade, resize; uint8 in and out."""
+    """Return the training transform: flip, sometimes degrade, resize, crop; uint8 in and out."""
     steps = [v2.RandomHorizontalFlip()]
     if profile.degradation_probability:
         degrade = v2.RandomApply([transforms.RandomDegradation()], profile.degradation_probability)
         steps.append(degrade)
     steps.append(transforms.eval_transform(profile.image_size))
+    if profile.crop < 1:
+        steps.append(v2.RandomCrop(round(profile.crop * profile.image_size)))
     return v2.Compose(steps)
 
 

@@ -23,6 +23,7 @@ from dfd_utils.evaluation.across_runs import runs_with_other_seeds
 from dfd_utils.evaluation.evaluate import score_split
 from dfd_utils.models.trained import TrainedModel, best_epoch
 from dfd_utils.training import components, run_folder, train
+from dfd_utils.training.components import train_transform
 from tests.conftest import quiet
 
 NAME = "efficientnet_b0"
@@ -352,3 +353,18 @@ def test_a_second_process_is_refused(easy_data, quick, tmp_path, monkeypatch):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process"):
             train.fit(NAME, easy_data, tmp_path, quick, quiet)
+
+
+def test_training_crops_are_parts_of_the_resized_image(easy_data, quick):
+    profile = dataclasses.replace(quick, crop=0.75)
+    whole, _ = easy_data.split("Train", transforms.eval_transform(32))[0]
+    crops = easy_data.split("Train", train_transform(profile), seed=0)
+    seen = set()
+    for epoch in range(8):
+        crops.epoch = epoch
+        crop, _ = crops[0]
+        windows = whole.unfold(1, 24, 1).unfold(2, 24, 1)  # [3, 9, 9, 24, 24]
+        found = [(windows == part[:, None, None]).all((0, 3, 4)) for part in (crop, crop.flip(-1))]
+        assert any(match.any() for match in found)
+        seen.add(crop.numpy().tobytes())
+    assert len(seen) > 4
