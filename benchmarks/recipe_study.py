@@ -2,14 +2,15 @@
 
     python benchmarks/recipe_study.py ablation --data DIR --out FOLDER [--seeds 0,1] [--recipes A,B]
     python benchmarks/recipe_study.py test --data DIR --other DIR --out FOLDER [--recipes A,B]
+        [--model efficientnet_lite0] [--challenge DIR]
 
 `ablation` trains the course project's recipe (Adam 1e-3, batch 32, no augmentation, last epoch),
 the same with one ingredient added at a time, and ours, and evaluates them on Validation: on the
-original images, and degraded (one of the named degradations at severity 3 per image, mean of
-several draws). `test` evaluates recipes (default: the course project's and ours) on Test, original
-and degraded, and on the other set's Test. All recipes see the same number of images. Prints mean
-and standard deviation over the seeds, and the differences from the first recipe with Welch's 95 %
-interval.
+original images, and degraded (a random composition per image, mean of several draws). `test`
+evaluates recipes (default: the course project's and ours) on Test, original and degraded, on the
+other set's Test, and with --challenge on images degraded by others. All recipes see the same number
+of images, unless they have epochs of their own. Prints mean and standard deviation over the seeds,
+and the differences from the first recipe with Welch's 95 % interval.
 
 Finished trainings are kept in FOLDER and not repeated: an interrupted study continues, and two
 calls with different --seeds share the work.
@@ -67,6 +68,13 @@ FEW = {
     name: getattr(config.PROFILES["few-images"], name)
     for name in ("degradation_probability", "cutmix_probability", "instance_norm", "flip_at_test")
 }
+FINE = {
+    name: getattr(config.PROFILES["fine-tuning"], name)
+    for name in (
+        "image_size", "crop", "epochs", "lr", "warmup_steps", "degradation_probability",
+        "flip_at_test", "weights",
+    )
+}  # fmt: skip
 MORE = OURS | {"degradation_probability": 0.8}
 ALWAYS = {"flip": True, "best_epoch": True}  # in every training of the package
 RECIPES = {
@@ -96,6 +104,8 @@ RECIPES = {
         MORE | {"cutmix_probability": 0.5}, jitter=0.4, **ALWAYS
     ),
     "few images": Recipe(FEW, **ALWAYS),
+    "fine-tuning": Recipe(FINE, **ALWAYS),
+    "fine-tuning, whole images": Recipe(FINE | {"crop": 1.0}, **ALWAYS),
 }
 SCORING = ("best_epoch", "flip_at_test")  # fields that need no training of their own
 
@@ -106,6 +116,7 @@ def main() -> None:
     parser.add_argument("study", choices=("ablation", "test"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--other", type=Path, help="the other set, for `test`")
+    parser.add_argument("--challenge", type=Path, help="the set, degraded by others, for `test`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="efficientnet_b0")
     parser.add_argument("--image-size", type=int, default=64)
@@ -123,6 +134,8 @@ def main() -> None:
     if options.study == "test":
         sets = {"": (DataFolder(options.data.absolute()), "Test")}
         sets["other set, "] = DataFolder(options.other.absolute()), "Test"
+        if options.challenge:
+            sets["challenge, "] = DataFolder(options.challenge.absolute()), "Test"
     rows = []
     for seed in map(int, options.seeds.split(",")):
         for name in names:
@@ -145,7 +158,7 @@ def trained_run(
 ) -> Path:
     """Return the run's folder, trained unless it exists; keep its best and its last model."""
     size = round(profile.image_size * recipe.train_scale)
-    profile = dataclasses.replace(profile, image_size=size, **recipe.settings)
+    profile = dataclasses.replace(profile, **{"image_size": size} | recipe.settings)
     fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in SCORING}
     key = json.dumps({"epochs": profile.epochs, **fields}, sort_keys=True)
     key = key.replace('"', "").replace(" ", "").replace("{", "").replace("}", "")
@@ -172,6 +185,8 @@ def components_builder(recipe: Recipe) -> Callable[..., components.TrainingCompo
             steps.append(v2.RandomResizedCrop(size, scale, antialias=True))
         else:
             steps.append(transforms.eval_transform(size))
+        if profile.crop < 1:
+            steps.append(v2.RandomCrop(round(profile.crop * size)))
         if share:
             steps.append(v2.ColorJitter(brightness=share, contrast=share, saturation=share))
         return v2.Compose(steps)

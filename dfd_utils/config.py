@@ -88,6 +88,19 @@ PROFILES = {
     "studio-lab": _SESSION,
     # any larger GPU, without a time limit
     "full": dataclasses.replace(_SESSION, name="full", image_size=256, epochs=20, ema_decay=0.9995),
+    # about a thousand images and ImageNet weights: a quarter of an hour on two CPU cores
+    "fine-tuning": Profile(
+        "fine-tuning",
+        image_size=256,
+        epochs=16,
+        batch_size=32,
+        lr=5e-4,
+        warmup_steps=100,
+        crop=0.75,
+        degradation_probability=0.8,
+        flip_at_test=True,
+        weights="imagenet",
+    ),
     # about a thousand images, no pretrained weights: half an hour per model on two CPU cores
     "few-images": Profile(
         "few-images",

@@ -16,11 +16,12 @@ def interval_plot(intervals: pd.DataFrame, names: list[str]) -> Figure:
     """
     models = intervals.index.get_level_values("model").unique()
     figure, (axis,) = axes_grid(height=0.6 + 0.14 * len(names) * (len(models) + 1))
+    step = min(0.25, 0.8 / len(models))
     for row, name in enumerate(names):
         for position, title in enumerate(models):
             value, low, high = intervals.loc[(title, name), ["value", "low", "high"]]
             style = model_style(title)
-            y, colour = row + (position - (len(models) - 1) / 2) * 0.25, style["color"]
+            y, colour = row + (position - (len(models) - 1) / 2) * step, style["color"]
             axis.plot([low, high], [y, y], color=colour, linewidth=1.5)
             label = title if row == 0 else None
             axis.plot(value, y, style["marker"], color=colour, markersize=5, label=label)

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +56,7 @@ def fit_baseline(
     )  # fmt: skip
 
     def fit() -> pd.DataFrame:
-        with ExitStack() as stack:
-            stack.enter_context(run_lock(out))
+        with run_lock(out):
             kept = recorded_exclusions(out, data, log)
             config = build_run_config(BASELINE, kept, own, "none")
             check_resumable(out, config)
@@ -119,9 +117,9 @@ def _fit_baseline(data: DataFolder, profile: Profile) -> tuple[nn.Module, dict]:
 
 
 def _read(dataset: Dataset, num_workers: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the statistics, float64 `[N, 576]`, and labels, `[N]`, of all images."""
+    """Return the statistics, float32 `[N, 576]`, and labels, `[N]`, of all images."""
     batches = list(data_loader(dataset, BATCH, num_workers=num_workers))
-    statistics = torch.cat([batch.flatten(1) for batch, _ in batches]).double().numpy()
+    statistics = torch.cat([batch.flatten(1) for batch, _ in batches]).numpy()
     return statistics, torch.cat([labels for _, labels in batches]).numpy()
 
 
