@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -139,34 +140,47 @@ def fit_fusion(
     if network.config["data_fingerprint"] != baseline.config["data_fingerprint"]:
         raise UserError(f"{out}: {network.name} and {baseline.name} were trained on other images")
     members = [network.fingerprint, baseline.fingerprint]
+    start = time.perf_counter()
+    with ExitStack() as stack:
 
-    def fit() -> pd.DataFrame:
-        with run_lock(out):
-            if (out / "model.json").is_file() and TrainedModel(out).config["members"] == members:
-                log(f"{out.name}: already fitted, nothing to do")
-                return TrainedModel(out).history
-            (out / "model.json").unlink(missing_ok=True)
+        def is_fitted() -> bool:
+            stack.enter_context(run_lock(out))
+            done = (out / "model.json").is_file()
+            return done and TrainedModel(out).config.get("members") == members
+
+        if run_on_main(is_fitted):
+            run_on_main(log, f"{out.name}: already fitted, nothing to do")
+        else:
             kept = recorded_exclusions(network.folder, data, log)
-            config = network.config | {"model": network.name + FUSION, "members": members}
-            write_run_config(out, config, kept)
-            model, row = _fit_fusion(network, baseline, kept)
-            description = dataclasses.replace(network.description, fused=True)
-            _save(model, row, out, description, log)
-            return TrainedModel(out).history
+            scored = [
+                [model.score(view) for view in validation_views(kept, model.transform)]
+                for model in (network, baseline)
+            ]
 
-    return run_on_main(fit)
+            def fit() -> None:
+                (out / "model.json").unlink(missing_ok=True)
+                config = network.config | {"model": network.name + FUSION, "members": members}
+                write_run_config(out, config, kept)
+                model, row = _fit_fusion(network, baseline, scored, start)
+                description = dataclasses.replace(network.description, fused=True)
+                _save(model, row, out, description, log)
+
+            run_on_main(fit)
+        return run_on_main(lambda: TrainedModel(out).history)
 
 
 def _fit_fusion(
-    network: TrainedModel, baseline: TrainedModel, data: DataFolder
+    network: TrainedModel, baseline: TrainedModel, scored: list[list[pd.DataFrame]], start: float
 ) -> tuple[nn.Module, dict]:
-    start = time.perf_counter()
-    members = network, baseline
-    scored = [[m.score(view) for view in validation_views(data, m.transform)] for m in members]
+    """Return the fused model and its row of the history.
+
+    `scored` has the results of `score` for both models on both views; `start` is when it began.
+    """
     labels = [table["label"].to_numpy() for table in scored[0]]
     margins = [
         np.column_stack([t["logit"] for t in tables]) for tables in zip(*scored, strict=True)
     ]
+    members = network, baseline
     temperatures = np.array([model.description.temperature for model in members])
     both = LogisticRegression().fit(np.concatenate(margins) / temperatures, np.concatenate(labels))
     weights = both.coef_[0] / temperatures

@@ -121,6 +121,8 @@ def _fit_members_and_fuse(
     network: str, data: DataFolder, out: Path, profile: Profile, log: Callable[[str], None]
 ) -> pd.DataFrame:
     """Train the network and the baseline beside `out`, unless they are there, and fuse them."""
+    if network == BASELINE:
+        raise UserError(f"{BASELINE}{FUSION}: name a network to fuse the baseline with")
     folders = {name: out.with_name(name) for name in (network, BASELINE)}
     for name, folder in folders.items():
         fit(name, data, folder, profile, log)

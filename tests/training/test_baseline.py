@@ -120,6 +120,13 @@ def test_a_fusion_is_fitted_again_when_a_member_has_changed(run, data, quick, tm
     assert before != members[0].fingerprint
 
 
+def test_only_a_network_is_fused_with_the_baseline(data, quick, tmp_path):
+    for name, words in (("linear_dct+linear_dct", "name a network"), ("vgg+linear_dct", "'vgg'")):
+        with pytest.raises(UserError, match=words):
+            train.fit(name, data, tmp_path / name, quick, quiet)
+    assert not any(tmp_path.iterdir())
+
+
 def test_networks_of_other_images_are_not_fused(run, trained_run, data, tmp_path):
     with pytest.raises(UserError, match="trained on other images"):
         baseline.fit_fusion(
