@@ -13,7 +13,8 @@ from dfd_utils.config import PROJECT_ROOT
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.evaluate import score_split
 from dfd_utils.models.trained import TrainedModel
-from tests.conftest import write_split
+from dfd_utils.training import baseline
+from tests.conftest import quiet, write_split
 from tests.training import two_processes
 from tests.training.two_processes import NAME
 
@@ -66,6 +67,21 @@ def test_three_processes_score_each_image_once(data, trained_run, tmp_path):
     assert [f"Test/{path.split('/Test/')[1]}" for path in rows["path"]] == sorted(table["path"])
     assert len(rows) == 17
     assert rows["error"].isna().all()
+
+
+def test_two_processes_fit_one_baseline_and_one_fusion(easy_data, trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "together")
+    done = torchrun("baseline", easy_data.path, run)
+    assert done.returncode == 0, done.stderr
+    alone = shutil.copytree(trained_run, tmp_path / "alone")
+    for model in baseline.add_baseline(alone, easy_data, quiet)[-2:]:
+        lines = done.stdout.splitlines()
+        assert sum(line.startswith(f"{model.name}: ") for line in lines) == 1  # from one process
+        scores = [
+            TrainedModel(folder / model.name).score(easy_data.split("Test", model.transform))
+            for folder in (run, alone)
+        ]
+        pd.testing.assert_frame_equal(*scores, rtol=1e-3, atol=1e-4)
 
 
 def test_an_error_of_one_process_is_reported_once(data, tmp_path):

@@ -9,7 +9,7 @@ from dfd_utils import cli, config
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.models.detector import Detector
 from dfd_utils.models.registry import create_model
-from dfd_utils.training import components, train
+from dfd_utils.training import baseline, components, train
 
 NAME = "efficientnet_b0"
 PROFILE = config.get_profile(
@@ -59,4 +59,7 @@ if __name__ == "__main__":
         rows = str(Path(out) / "rows.csv")
         command = ["predict", "--model", *models, "--format", "csv", "--output", rows]
         sys.exit(code or cli.main([*command, str(Path(data) / "Test")]))
-    train_without_batch_norm(Path(data), Path(out))
+    if task == "baseline":
+        baseline.add_baseline(Path(out), DataFolder(data))
+    else:
+        train_without_batch_norm(Path(data), Path(out))
