@@ -60,15 +60,26 @@ class Detector(nn.Module):
 
 
 class LinearDetector(nn.Module):
-    """The baseline: block-DCT statistics `[N, 576, 1, 1]` in, logits `[N, 2]` out."""
+    """The baseline: block-DCT statistics `[N, 576, 1, 1]` in, logits `[N, 2]` out.
+
+    Logistic regression on the standardised statistics.
+    """
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Linear(FEATURES, 1)
+        self.backbone = nn.ModuleDict({"scaler": _Scaler(), "linear": nn.Linear(FEATURES, 1)})
 
     def forward(self, statistics: Tensor) -> Tensor:
         with torch.autocast(statistics.device.type, enabled=False):
-            return _as_logits(self.backbone(statistics.flatten(1))[:, 0])
+            scaled = self.backbone["scaler"](statistics.flatten(1))
+            return _as_logits(self.backbone["linear"](scaled)[:, 0])
+
+    def distance(self, statistics: Tensor) -> Tensor:
+        """Return how unlike those of Train the statistics of images are: `[N]`, about 1 there.
+
+        The mean of the squared standardised statistics.
+        """
+        return self.backbone["scaler"](statistics.flatten(1)).square().mean(dim=1)
 
     def fuse_batchnorm(self) -> LinearDetector:
         """Return a copy in eval mode; see `Detector.fuse_batchnorm`."""
@@ -78,25 +89,25 @@ class LinearDetector(nn.Module):
 class FusedDetector(nn.Module):
     """A network and the baseline: `inputs.fused_input` in, logits `[N, 2]` out.
 
-    The margin of the logits is a weighted sum of both margins and a constant ("mix").
+    The margin of the logits is a weighted sum of both margins and a constant (`mix`).
     """
 
     def __init__(self, network: Detector, baseline: LinearDetector):
         super().__init__()
-        mix = nn.Linear(2, 1)
-        self.backbone = nn.ModuleDict({"network": network, "baseline": baseline, "mix": mix})
+        parts = {"network": network, "baseline": baseline, "mix": _Mix()}
+        self.backbone = nn.ModuleDict(parts)
 
     def forward(self, packed: Tensor) -> Tensor:
-        packed = packed.flatten(1)
+        packed, parts = packed.flatten(1), self.backbone
         pixels = packed[:, :-_STATISTICS_BYTES]
         size = round((pixels.shape[1] / 3) ** 0.5)
         # The pixels stand channels last, as the loader gives them to a network alone.
         images = pixels.reshape(-1, size, size, 3).permute(0, 3, 1, 2)
         statistics = packed[:, -_STATISTICS_BYTES:].contiguous().view(torch.float32)
-        logits = self.backbone["network"](images), self.backbone["baseline"](statistics)
+        logits = parts["network"](images), parts["baseline"](statistics)
         margins = torch.stack([part.float().diff(dim=1)[:, 0] for part in logits], dim=1)
         with torch.autocast(packed.device.type, enabled=False):
-            return _as_logits(self.backbone["mix"](margins)[:, 0])
+            return _as_logits(parts["mix"](margins, parts["baseline"].distance(statistics)))
 
     def fuse_batchnorm(self) -> FusedDetector:
         """Return a copy in eval mode; see `Detector.fuse_batchnorm`."""
@@ -104,6 +115,33 @@ class FusedDetector(nn.Module):
         fused = FusedDetector(network, self.backbone["baseline"])
         fused.backbone["mix"] = self.backbone["mix"]
         return copy.deepcopy(fused).eval()
+
+
+class _Scaler(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("scale", torch.ones(FEATURES))
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        return (statistics - self.mean) / self.scale
+
+
+class _Mix(nn.Module):
+    """The weighted sum of the margins of network and baseline, and a constant.
+
+    Degrading an image changes its spectrum far more than forging it: where the statistics are
+    further from those of Train than `limit`, the baseline has no say.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 1)
+        self.register_buffer("limit", torch.tensor(torch.inf))
+
+    def forward(self, margins: Tensor, distance: Tensor) -> Tensor:
+        has_say = torch.stack([torch.ones_like(distance), (distance <= self.limit).float()], dim=1)
+        return self.linear(margins * has_say)[:, 0]
 
 
 def _as_logits(margins: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -21,6 +22,7 @@ from dfd_utils.data.loader import data_loader
 from dfd_utils.models.description import ModelDescription
 from dfd_utils.models.inputs import dct_input
 from dfd_utils.models.registry import BASELINE, FUSION, create_fusion, create_model
+from dfd_utils.models.scoring import logit_margins
 from dfd_utils.models.trained import TrainedModel, best_network, find_models
 from dfd_utils.models.weights import save_weights
 from dfd_utils.runtime.distributed import run_on_main
@@ -36,6 +38,7 @@ from dfd_utils.training.run_folder import (
 from dfd_utils.training.validation import validation_metrics, validation_views
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression: the larger, the freer
+FAMILIAR_SHARE = 0.95  # of Validation, on which the baseline has a say in the fusion
 BATCH = 64
 
 
@@ -102,17 +105,15 @@ def _fit_baseline(data: DataFolder, profile: Profile) -> tuple[nn.Module, dict]:
     for strength in STRENGTHS:
         regression = LogisticRegression(C=strength, max_iter=2000)
         regression.fit(scaler.transform(statistics), labels)
-        weights = regression.coef_[0] / scaler.scale_
-        bias = regression.intercept_[0] - weights @ scaler.mean_
-        fitted.append((roc_auc_score(targets, clean @ weights), weights, bias))
-    _, weights, bias = max(fitted, key=lambda entry: entry[0])
+        auc = roc_auc_score(targets, regression.decision_function(scaler.transform(clean)))
+        fitted.append((auc, regression))
+    _, best = max(fitted, key=lambda entry: entry[0])
     model = create_model(BASELINE)
-    _set_linear(model.backbone, weights, bias)
-    metrics = validation_metrics(
-        targets, clean @ weights + bias, degraded_targets, degraded @ weights + bias
-    )
+    _set(model.backbone["linear"], weight=best.coef_, bias=best.intercept_)
+    _set(model.backbone["scaler"], mean=scaler.mean_, scale=scaler.scale_)
+    margins, *validation = (_margins(model, part) for part in (statistics, clean, degraded))
+    metrics = validation_metrics(targets, validation[0], degraded_targets, validation[1])
     seconds = time.perf_counter() - start
-    margins = statistics @ weights + bias
     loss = float(np.logaddexp(0, np.where(labels == 1, -margins, margins)).mean())
     return model, _row(metrics, loss, len(labels) / seconds, seconds)
 
@@ -131,8 +132,9 @@ def fit_fusion(
     """Fuse a trained network and the baseline into one model; return its history, of one row.
 
     The margin of its logits is a weighted sum of both calibrated margins and a constant, by a
-    logistic regression on both views of Validation. Kept in `out` and fitted again whenever one of
-    the two has changed.
+    logistic regression on both views of Validation. The baseline has no say on images whose
+    statistics are further from those of Train than `FAMILIAR_SHARE` of Validation. Kept in `out`
+    and fitted again whenever one of the two has changed.
 
     Raises:
         UserError: as `train.fit`, or the two were trained on other data or exclusions.
@@ -152,16 +154,14 @@ def fit_fusion(
             run_on_main(log, f"{out.name}: already fitted, nothing to do")
         else:
             kept = recorded_exclusions(network.folder, data, log)
-            scored = [
-                [model.score(view) for view in validation_views(kept, model.transform)]
-                for model in (network, baseline)
-            ]
+            views = validation_views(kept, network.transform)
+            scored = [network.score(view)["logit"].to_numpy() for view in views]
 
             def fit() -> None:
                 (out / "model.json").unlink(missing_ok=True)
                 config = network.config | {"model": network.name + FUSION, "members": members}
                 write_run_config(out, config, kept)
-                model, row = _fit_fusion(network, baseline, scored, start)
+                model, row = _fit_fusion(network, baseline, kept, scored, start)
                 description = dataclasses.replace(network.description, fused=True)
                 _save(model, row, out, description, log)
 
@@ -170,39 +170,54 @@ def fit_fusion(
 
 
 def _fit_fusion(
-    network: TrainedModel, baseline: TrainedModel, scored: list[list[pd.DataFrame]], start: float
+    network: TrainedModel,
+    baseline: TrainedModel,
+    data: DataFolder,
+    scored: list[np.ndarray],
+    start: float,
 ) -> tuple[nn.Module, dict]:
     """Return the fused model and its row of the history.
 
-    `scored` has the results of `score` for both models on both views; `start` is when it began.
+    `scored` has the network's margins on both views of Validation; `start` is when it began.
     """
-    labels = [table["label"].to_numpy() for table in scored[0]]
+    fused = create_fusion(network.description.architecture)
+    parts = fused.backbone
+    parts["network"].load_state_dict(network.load().state_dict())
+    parts["baseline"].load_state_dict(baseline.load().state_dict())
+    views = [_read(view, None) for view in validation_views(data, dct_input)]
+    distances = [parts["baseline"].distance(torch.from_numpy(view)).numpy() for view, _ in views]
+    limit = np.quantile(distances[0], FAMILIAR_SHARE)
     margins = [
-        np.column_stack([t["logit"] for t in tables]) for tables in zip(*scored, strict=True)
+        np.column_stack([own, _margins(parts["baseline"], view) * (distance <= limit)])
+        for own, (view, _), distance in zip(scored, views, distances, strict=True)
     ]
-    members = network, baseline
-    temperatures = np.array([model.description.temperature for model in members])
+    labels = [targets for _, targets in views]
+    temperatures = np.array([model.description.temperature for model in (network, baseline)])
     both = LogisticRegression().fit(np.concatenate(margins) / temperatures, np.concatenate(labels))
     weights = both.coef_[0] / temperatures
     # Degraded images share the order of the scores, but the constant has to fit those as they are.
     own = LogisticRegression(C=1e6).fit((margins[0] @ weights)[:, None], labels[0])
     weights, bias = weights * own.coef_[0, 0], own.intercept_[0]
-    fused = create_fusion(network.description.architecture)
-    fused.backbone["network"].load_state_dict(network.load().state_dict())
-    fused.backbone["baseline"].load_state_dict(baseline.load().state_dict())
-    _set_linear(fused.backbone["mix"], weights, bias)
+    _set(parts["mix"].linear, weight=weights[None], bias=own.intercept_)
+    _set(parts["mix"], limit=limit)
     clean, degraded = (part @ weights + bias for part in margins)
     metrics = validation_metrics(labels[0], clean, labels[1], degraded)
     seconds = time.perf_counter() - start
-    seconds += sum(model.history["seconds"].sum() for model in members)
+    seconds += sum(model.history["seconds"].sum() for model in (network, baseline))
     rate = network.history["images_per_second"].median()
     return fused, _row(metrics, metrics["validation_loss"], rate, seconds)
 
 
-def _set_linear(layer: nn.Linear, weights: np.ndarray, bias: float) -> None:
+@torch.inference_mode()
+def _margins(model: nn.Module, statistics: np.ndarray) -> np.ndarray:
+    return logit_margins(model(torch.from_numpy(statistics)).numpy())
+
+
+def _set(module: nn.Module, **values: ArrayLike) -> None:
+    """Set parameters and buffers of a module, by name."""
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weights)[None])
-        layer.bias.fill_(bias)
+        for name, value in values.items():
+            getattr(module, name).copy_(torch.as_tensor(value))
 
 
 def _row(metrics: dict, loss: float, rate: float, seconds: float) -> dict:

@@ -66,8 +66,8 @@ def test_a_fusion_adds_the_weighted_margins_of_its_parts():
     torch.manual_seed(0)
     fused = create_fusion("efficientnet_b0").eval()
     with torch.no_grad():
-        fused.backbone["mix"].weight.copy_(torch.tensor([[2.0, -0.5]]))
-        fused.backbone["mix"].bias.fill_(0.25)
+        fused.backbone["mix"].linear.weight.copy_(torch.tensor([[2.0, -0.5]]))
+        fused.backbone["mix"].linear.bias.fill_(0.25)
     images = [torch.from_numpy(noise(90, 70 + n)).permute(2, 0, 1) for n in range(3)]
     packed = torch.stack([fused_input(image, 64) for image in images])
     resized = torch.stack([eval_transform(64)(image) for image in images])
@@ -83,12 +83,20 @@ def test_a_fusion_adds_the_weighted_margins_of_its_parts():
         for scorer in (fused, fused.fuse_batchnorm()):
             logits = scorer(packed)
             torch.testing.assert_close(logits[:, 1] - logits[:, 0], expected, atol=1e-4, rtol=1e-4)
+        distances = fused.backbone["baseline"].distance(statistics)
+        fused.backbone["mix"].limit.fill_(distances.median())  # the furthest gets no say
+        logits = fused(packed)
+        expected[distances.argmax()] += 0.5 * margins[1][distances.argmax()]
+        torch.testing.assert_close(logits[:, 1] - logits[:, 0], expected, atol=1e-4, rtol=1e-4)
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in fused.modules())
 
 
 def test_the_baseline_is_a_line_through_its_statistics():
     model = create_model(BASELINE).eval()
+    model.backbone["scaler"].mean.fill_(1.0)
+    model.backbone["scaler"].scale.fill_(2.0)
     statistics = torch.randn(4, FEATURES, 1, 1)
     logits = model(statistics)
-    expected = statistics.flatten(1) @ model.backbone.weight[0] + model.backbone.bias
+    linear = model.backbone["linear"]
+    expected = (statistics.flatten(1) - 1) / 2 @ linear.weight[0] + linear.bias
     torch.testing.assert_close(logits[:, 1] - logits[:, 0], expected)
