@@ -4,6 +4,7 @@ Predictions come as tables with the columns label (1 = Fake), score and, where i
 by the title of the model.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ TRAINING_STYLES = {
     WITHOUT: {"color": "#000000", "marker": "o", "linestyle": ":"},
     WITH: {"color": "#009E73", "marker": "s", "linestyle": "-"},
 }
+PANELS = 6  # side by side, of a figure of many
 NOTE = {"color": "#666666", "fontsize": SMALL}
 
 
@@ -124,14 +126,15 @@ def reliability_diagram(predictions: dict[str, pd.DataFrame]) -> Figure:
         low, high = _wilson_intervals(points["fraction_fake"], points["count"])
         upper.vlines(points["mean_score"], low, high, color=colour, linewidth=0.8)
         upper.set(title=title, ylim=(-0.03, 1.03))
-        upper.legend(fontsize=SMALL, loc="upper left")
         for label, (name, line) in enumerate(zip(CLASSES, ("-", "--"), strict=True)):
             lower.hist(
                 table["score"][table["label"] == label], np.linspace(0, 1, 21), histtype="step",
                 color=CLASS_COLOURS[name], linestyle=line, label=name,
             )  # fmt: skip
-        lower.set(xlabel="predicted probability of Fake", xlim=(0, 1))
-        lower.legend(fontsize=SMALL, loc="upper center", ncols=2)
+        lower.set(xlim=(0, 1))
+    handles = [line for axis in (upper, lower) for line in axis.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    figure.supxlabel("predicted probability of Fake", fontsize=9)
     axes[0].set_ylabel("share of fakes")
     axes[columns].set_ylabel("images")
     return figure
@@ -181,9 +184,18 @@ def spectrum_heat_maps(difference: np.ndarray) -> Figure:
 def degradation_curves(tables: dict[str, pd.DataFrame]) -> Figure:
     """Draw results of `robustness.degradation_table`, by model title, with 95 % bands."""
     names = [n for n in next(iter(tables.values()))["degradation"].unique() if n != "none"]
-    figure, axes = axes_grid(len(names), 2, 3.0, sharex=True, sharey=True)
-    panels = [(metric, name) for metric in ("auc", "accuracy") for name in names]
-    for axis, (metric, name) in zip(axes, panels, strict=True):
+    columns = min(PANELS, len(names))
+    blocks = math.ceil(len(names) / columns)
+    figure, axes = axes_grid(columns, 2 * blocks, 0.4 + 2.4 * blocks, sharex=True, sharey=True)
+    panels = [
+        (axes[(2 * (index // columns) + row) * columns + index % columns], metric, name)
+        for row, metric in enumerate(("auc", "accuracy"))
+        for index, name in enumerate(names)
+    ]
+    used = {id(axis) for axis, *_ in panels}
+    for axis in axes:
+        axis.set_visible(id(axis) in used)
+    for axis, metric, name in panels:
         for title, table in tables.items():
             part = table[table["degradation"].isin([name, "none"])].sort_values("severity")
             style = model_style(title)
@@ -197,8 +209,8 @@ def degradation_curves(tables: dict[str, pd.DataFrame]) -> Figure:
             axis.set_title(name, fontsize=8)
         axis.set_xticks(sorted(part["severity"]))
         axis.tick_params(labelsize=SMALL)
-    axes[0].set_ylabel("AUC")
-    axes[len(names)].set_ylabel("accuracy")
+    for row in range(2 * blocks):
+        axes[row * columns].set_ylabel("accuracy" if row % 2 else "AUC")
     figure.supxlabel("severity (0: original)", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(tables), fontsize=8)
