@@ -49,10 +49,6 @@ def _contrast(image: np.ndarray, factor: float, generator: Random) -> np.ndarray
     return _affine(image, np.eye(3) * factor, image.mean() * (1 - factor))
 
 
-def _stretch(image: np.ndarray, factor: float, generator: Random) -> np.ndarray:
-    return _contrast(image, factor, generator)
-
-
 def _hue(image: np.ndarray, turns: float, generator: Random) -> np.ndarray:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(256 * turns * _sign(generator)) % 256)
@@ -176,7 +172,7 @@ STEPS: dict[str, dict[str, tuple[Callable, tuple[float, ...]]]] = {
         "vivid": (_saturation, (1.3, 1.6, 2.0, 2.5, 3.2)),  # saturation
         "brightness": (_brightness, (0.1, 0.18, 0.27, 0.38, 0.5)),  # relative change, up or down
         "contrast": (_contrast, (0.85, 0.7, 0.55, 0.4, 0.28)),  # factor
-        "stretch": (_stretch, (1.2, 1.4, 1.7, 2.1, 2.6)),  # factor
+        "stretch": (_contrast, (1.2, 1.4, 1.7, 2.1, 2.6)),  # factor
         "hue": (_hue, (0.02, 0.04, 0.06, 0.09, 0.13)),  # change in turns, up or down
         "temperature": (_temperature, (0.08, 0.15, 0.24, 0.35, 0.5)),  # warmer or colder
     },

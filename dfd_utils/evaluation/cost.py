@@ -83,7 +83,7 @@ def scoring_cost(model: TrainedModel) -> dict:
         return statistics.median(times[2:])
 
     one, many = seconds(images[:1], REPEATS), seconds(images, REPEATS // 10)
-    if model.description.fused or not model.has_heat_maps:
+    if not model.is_network:
         statistics_seconds = _statistics_seconds()
         one, many = one + statistics_seconds, many + BATCH_SIZE * statistics_seconds
     cost = {

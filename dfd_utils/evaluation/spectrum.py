@@ -1,14 +1,11 @@
 """Where the spectra of real and fake images differ, as the baseline sees them."""
 
 import numpy as np
-import torch
 
 from dfd_utils.data.folder import DataFolder
-from dfd_utils.data.loader import data_loader
 from dfd_utils.models.inputs import dct_input
 from dfd_utils.models.linear_dct import CHANNELS, SIDE, STATISTICS
-
-BATCH = 64
+from dfd_utils.training.baseline import read_statistics
 
 
 def spectrum_difference(data: DataFolder, split: str = "Train", images: int = 400) -> np.ndarray:
@@ -21,10 +18,9 @@ def spectrum_difference(data: DataFolder, split: str = "Train", images: int = 40
         float `[3, 8, 8]`: Y, Cb, Cr; vertical frequency; horizontal frequency.
     """
     dataset = data.split(split, dct_input).subsample(images)
-    parts, labels = zip(*data_loader(dataset, BATCH), strict=True)
+    statistics, labels = read_statistics(dataset)
     shape = -1, len(STATISTICS), len(CHANNELS), SIDE, SIDE
-    magnitude = torch.cat(parts).reshape(shape)[:, 0].double().numpy()
-    labels = torch.cat(labels).numpy()
+    magnitude = statistics.reshape(shape)[:, 0].astype(np.float64)
     real, fake = magnitude[labels == 0], magnitude[labels == 1]
     deviation = np.sqrt((real.var(axis=0) + fake.var(axis=0)) / 2)
     difference = fake.mean(axis=0) - real.mean(axis=0)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.models.detector import Detector
-from dfd_utils.models.registry import BASELINE
 from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.files import write_atomic
 
@@ -46,7 +45,7 @@ def export_onnx(model: TrainedModel | str | Path | None = None, out: Path | None
         raise UserError("ONNX is not installed: pip install 'dfd-utils[onnx]'") from error
     trained = choose_model(model)
     description = trained.description
-    if description.fused or description.architecture == BASELINE:
+    if not trained.is_network:
         raise UserError(
             f"{trained.folder}: {trained.title} uses statistics of the original image, which ONNX "
             "cannot compute; export the network"

@@ -96,6 +96,11 @@ class TrainedModel:
         return eval_transform(self.description.image_size)
 
     @property
+    def is_network(self) -> bool:
+        """Whether it sees only the resized image: it is neither the baseline nor a fusion."""
+        return self.has_heat_maps and not self.description.fused
+
+    @property
     def has_heat_maps(self) -> bool:
         """Whether Grad-CAM can explain the model: the baseline has no layers to look at."""
         return self.description.architecture != BASELINE
@@ -335,7 +340,7 @@ def best_network(models: Iterable[TrainedModel]) -> TrainedModel:
     Raises:
         UserError: there is no network.
     """
-    networks = [m for m in models if m.has_heat_maps and not m.description.fused]
+    networks = [model for model in models if model.is_network]
     if not networks:
         raise UserError("no trained network; train one first: dfd train --model …")
     return max(networks, key=_validation_auc)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import Dataset
 
-from dfd_utils.config import SPLITS, Profile, UserError, get_profile
+from dfd_utils.config import SPLITS, Profile, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.loader import data_loader
 from dfd_utils.models.description import ModelDescription
@@ -43,32 +43,35 @@ BATCH = 64
 
 
 def fit_baseline(
-    data: DataFolder, out: Path, profile: Profile, log: Callable[[str], None] = print
+    data: DataFolder,
+    out: Path,
+    log: Callable[[str], None] = print,
+    num_workers: int | None = None,
 ) -> pd.DataFrame:
     """Fit the baseline and return its history, of one row; a complete one is only read.
 
     Logistic regression on standardised block-DCT statistics of Train; C is the one with the highest
-    AUC on Validation, where temperature and threshold are fitted, too.
-    Of the profile, only `num_workers` has an effect.
+    AUC on Validation, where temperature and threshold are fitted, too. `num_workers` processes
+    read the images; None lets the machine decide.
 
     Raises:
         UserError: as `train.fit`.
     """
-    own = Profile(
+    profile = Profile(
         BASELINE, image_size=0, epochs=1, batch_size=BATCH, lr=0.0, precision="fp32",
-        num_workers=profile.num_workers,
+        num_workers=num_workers,
     )  # fmt: skip
 
     def fit() -> pd.DataFrame:
         with run_lock(out):
             kept = recorded_exclusions(out, data, log)
-            config = build_run_config(BASELINE, kept, own, "none")
+            config = build_run_config(BASELINE, kept, profile, "none")
             check_resumable(out, config)
-            if is_complete(out, own):
+            if is_complete(out, profile):
                 log(f"{out.name}: already trained, nothing to do")
             else:
                 write_run_config(out, config, kept)
-                model, row = _fit_baseline(kept, own)
+                model, row = _fit_baseline(kept, num_workers)
                 _save(model, row, out, ModelDescription(BASELINE, image_size=0), log)
             return TrainedModel(out).history
 
@@ -88,25 +91,26 @@ def add_baseline(
     """
     models = find_models(run)
     best = best_network(models)
-    networks = [m for m in models if m.has_heat_maps and not m.description.fused]
+    networks = [model for model in models if model.is_network]
     folders = run / BASELINE, run / f"{best.name}{FUSION}"
-    fit_baseline(data, folders[0], get_profile("sample"), log)
+    fit_baseline(data, folders[0], log)
     fit_fusion(best, TrainedModel(folders[0]), data, folders[1], log)
     return [*networks, *map(TrainedModel, folders)]
 
 
-def _fit_baseline(data: DataFolder, profile: Profile) -> tuple[nn.Module, dict]:
+def _fit_baseline(data: DataFolder, num_workers: int | None) -> tuple[nn.Module, dict]:
     start = time.perf_counter()
     sets = data.split(SPLITS[0], dct_input), *validation_views(data, dct_input)
-    (statistics, labels), *views = (_read(part, profile.num_workers) for part in sets)
-    scaler = StandardScaler().fit(statistics)
+    (statistics, labels), *views = (read_statistics(part, num_workers) for part in sets)
     (clean, targets), (degraded, degraded_targets) = views
+    scaler = StandardScaler().fit(statistics)
+    scaled, scaled_clean = scaler.transform(statistics), scaler.transform(clean)
     fitted = []
     for strength in STRENGTHS:
-        regression = LogisticRegression(C=strength, max_iter=2000)
-        regression.fit(scaler.transform(statistics), labels)
-        auc = roc_auc_score(targets, regression.decision_function(scaler.transform(clean)))
-        fitted.append((auc, regression))
+        regression = LogisticRegression(C=strength, max_iter=2000).fit(scaled, labels)
+        fitted.append(
+            (roc_auc_score(targets, regression.decision_function(scaled_clean)), regression)
+        )
     _, best = max(fitted, key=lambda entry: entry[0])
     model = create_model(BASELINE)
     _set(model.backbone["linear"], weight=best.coef_, bias=best.intercept_)
@@ -118,8 +122,13 @@ def _fit_baseline(data: DataFolder, profile: Profile) -> tuple[nn.Module, dict]:
     return model, _row(metrics, loss, len(labels) / seconds, seconds)
 
 
-def _read(dataset: Dataset, num_workers: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the statistics, float32 `[N, 576]`, and labels, `[N]`, of all images."""
+def read_statistics(
+    dataset: Dataset, num_workers: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the items of a data set with the transform `dct_input`.
+
+    The statistics are float32 `[N, 576]`, the labels int `[N]`.
+    """
     batches = list(data_loader(dataset, BATCH, num_workers=num_workers))
     statistics = torch.cat([batch.flatten(1) for batch, _ in batches]).numpy()
     return statistics, torch.cat([labels for _, labels in batches]).numpy()
@@ -137,7 +146,7 @@ def fit_fusion(
     and fitted again whenever one of the two has changed.
 
     Raises:
-        UserError: as `train.fit`, or the two were trained on other data or exclusions.
+        UserError: as `train.fit`, or the two were trained on other data.
     """
     if network.config["data_fingerprint"] != baseline.config["data_fingerprint"]:
         raise UserError(f"{out}: {network.name} and {baseline.name} were trained on other images")
@@ -184,7 +193,7 @@ def _fit_fusion(
     parts = fused.backbone
     parts["network"].load_state_dict(network.load().state_dict())
     parts["baseline"].load_state_dict(baseline.load().state_dict())
-    views = [_read(view, None) for view in validation_views(data, dct_input)]
+    views = [read_statistics(view) for view in validation_views(data, dct_input)]
     distances = [parts["baseline"].distance(torch.from_numpy(view)).numpy() for view, _ in views]
     limit = np.quantile(distances[0], FAMILIAR_SHARE)
     margins = [

@@ -80,7 +80,7 @@ def fit(
     get_architecture(model_name.removesuffix(FUSION))
     data.check_layout()
     if model_name == BASELINE:
-        return fit_baseline(data, out, profile, log)
+        return fit_baseline(data, out, log, profile.num_workers)
     if model_name.endswith(FUSION):
         return _fit_members_and_fuse(model_name.removesuffix(FUSION), data, out, profile, log)
     processes = process_state()
