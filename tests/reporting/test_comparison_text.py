@@ -117,3 +117,15 @@ def test_costs_are_compared_by_their_factor():
     assert len(lines) == len(names)
     table = comparison_text.cost_table({"A": {"precision": "fp32", "images/s": 1234.5}})
     assert table["A"].tolist() == ["fp32", "1,234"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.01, 0.2, "beats"), (-0.2, -0.01, "is worse than"), (-0.1, 0.1, "is not shown to beat")],
+)
+def test_a_network_beats_the_baseline_only_by_its_interval(low, high, words):
+    difference = {"value": (low + high) / 2, "low": low, "high": high}
+    comparison = {"models": {"N": {}, "B": {}}, "pair": {"auc_difference": difference}}
+    text = comparison_text.baseline_verdict(comparison)
+    assert f"`N` {words} the baseline `B`" in text
+    assert f"[{low:.3f}, {high:.3f}]" in text

@@ -151,6 +151,18 @@ def test_degradations_show_auc_and_accuracy_of_both_models():
     assert np.isclose(band.min(), 0.73) and np.isclose(band.max(), 1.0)
 
 
+def test_many_degradations_are_drawn_in_blocks_of_two_rows():
+    parts = [degraded(0.75)]
+    parts += [degraded(0.7)[1:].assign(degradation=f"kind {number}") for number in range(7)]
+    figure = evaluation_figures.degradation_curves({"ResNet50": pd.concat(parts)})
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    titles = [axis.get_title() for axis in shown]
+    assert titles[:6] == ["blur", *(f"kind {number}" for number in range(5))]
+    assert titles[12:14] == ["kind 5", "kind 6"]
+    assert len(shown) == 2 * 8
+    assert all(axis.lines for axis in shown)
+
+
 def test_spectra_are_drawn_by_channel_around_zero():
     difference = np.zeros((3, 8, 8))
     difference[0, 7, 7] = -2
