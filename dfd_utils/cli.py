@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("predictions", nargs=2, type=Path, metavar="CSV")
     add.add_argument("--json", action="store_true")
 
-    add = command("predict", commands.predict, "classify images as Real or Fake")
+    add = command("predict", commands.predict, "classify images as Real, Fake or Unsure")
     add.add_argument("--model", type=Path, metavar="RUN|FILE", help=_MODEL)
     add_fake_output(add)
     add.add_argument("--format", choices=("text", "json", "csv"), default="text")
@@ -169,6 +169,14 @@ def _parser() -> argparse.ArgumentParser:
         "--face-check", action=argparse.BooleanOptionalAction,
         help="warn where no face is found; default: for up to 1,000 images, because it takes time",
     )  # fmt: skip
+    add.add_argument(
+        "--variants", type=int, metavar="N",
+        help="score N slightly changed copies of each image, too (0 to 5; default: 5 for up to 64 "
+        "images); Unsure where they disagree",
+    )  # fmt: skip
+    add.add_argument(
+        "--always-answer", action="store_true", help="Real or Fake by the score alone, never Unsure"
+    )
     add.add_argument(
         "paths", nargs="+", metavar="PATH", help="file, folder, 'pattern', or - for standard input"
     )

@@ -152,14 +152,17 @@ def compare(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     from dfd_utils.inference.output import write_predictions
+    from dfd_utils.inference.verdict import VARIANTS
     from dfd_utils.models.trained import choose_model
 
+    if not 0 <= (options.variants or 0) <= len(VARIANTS):
+        raise UserError(f"--variants requires a number from 0 to {len(VARIANTS)}")
     if options.resume and not options.output:
         raise UserError("--resume requires --output FILE")
     model = choose_model(options.model, options.fake_output)
     failed = write_predictions(
         options.paths, model, options.format, options.output, options.resume, options.explain,
-        options.face_check,
+        options.face_check, options.variants, options.always_answer,
     )  # fmt: skip
     return 3 if failed else 0
 

@@ -108,7 +108,8 @@ def _blocks(image: np.ndarray, share: float, generator: Random) -> np.ndarray:
     return image * cv2.resize(kept, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)[..., None]
 
 
-def _jpeg(image: np.ndarray, quality: int, generator: Random) -> np.ndarray:
+def degrade_jpeg(image: np.ndarray, quality: int, generator: Random = None) -> np.ndarray:
+    """Save uint8 RGB `[H, W, 3]` as JPEG of `quality` 1 to 100 and read it again."""
     code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]
 
@@ -186,7 +187,7 @@ STEPS: dict[str, dict[str, tuple[Callable, tuple[float, ...]]]] = {
         "noise": (_noise, (4, 8, 13, 20, 30)),  # sigma in grey levels
         "impulses": (_impulses, (0.005, 0.015, 0.03, 0.06, 0.1)),  # share of the pixels
         "blocks": (_blocks, (0.02, 0.04, 0.07, 0.11, 0.17)),  # share of the area
-        "jpeg": (_jpeg, (60, 40, 25, 15, 8)),  # quality
+        "jpeg": (degrade_jpeg, (60, 40, 25, 15, 8)),  # quality
         "pixelate": (_pixelate, (0.7, 0.5, 0.36, 0.25, 0.17)),  # scale
         "posterize": (_posterize, (32, 18, 11, 7, 4)),  # levels per channel
         "pool": (_pool, (2, 2, 3, 4, 5)),  # window of a maximum or minimum, in pixels

@@ -26,8 +26,10 @@ def write_predictions(
     resume: bool = False,
     explanations: Path | None = None,
     find_faces: bool | None = None,
+    variants: int | None = None,
+    always_answer: bool = False,
 ) -> int:
-    """Classify images as Real or Fake, a row per input in order; return how many failed.
+    """Classify images, a row per input in order; return how many failed.
 
     Lines on standard error name the model, and the files in folders that are not images. With
     several processes, one of them writes.
@@ -39,7 +41,7 @@ def write_predictions(
         output: a file that receives each row as soon as it is known; None: standard output.
         resume: continue after the last row of `output`.
         explanations: a folder for heat maps; see `iter_predictions`.
-        find_faces: see `iter_predictions`.
+        find_faces, variants, always_answer: see `iter_predictions`.
 
     Raises:
         UserError: no such model, or an `output` that cannot be written or continued.
@@ -48,13 +50,18 @@ def write_predictions(
     model = choose_model(model)
     # In one process: standard input can be read only once.
     files, skipped = run_on_main(_list_files, paths)
-    file = run_on_main(_OutputFile, output, form, resume, model, files) if output else None
+    answers = f"{variants} variants, always answered: {always_answer}"
+    request = {"model": model.fingerprint, "inputs": content_hash(*files), "format": form}
+    request["answers"] = answers
+    file = run_on_main(_OutputFile, output, form, resume, request) if output else None
     start, failed = run_on_main(file.count_rows) if file else (0, 0)
     if state.is_main_process:
         print(_describe(model), file=sys.stderr)
         if skipped:
             print(skipped, file=sys.stderr)
-    rows = iter_predictions(files, model, start, explanations, True, find_faces)
+    rows = iter_predictions(
+        files, model, start, explanations, True, find_faces, variants, always_answer
+    )
     with file.open() if state.is_main_process and file else nullcontext(sys.stdout) as stream:
         if state.is_main_process and form == "csv" and start == 0:
             stream.write(_HEADER)
@@ -105,7 +112,10 @@ def format_row(row: dict, form: str) -> str:
     if row["error"]:
         return f"{row['path']}: {row['error']}\n"
     warning = f" [warning: {row['warning']}]" if row["warning"] else ""
-    return f"{row['path']}: {row['label']} (probability of Fake {row['score']:.3f}){warning}\n"
+    score = f"{row['score']:.3f}"
+    if row["score_low"] is not None:
+        score += f", {row['score_low']:.3f} to {row['score_high']:.3f} when saved again"
+    return f"{row['path']}: {row['label']} (probability of Fake {score}){warning}\n"
 
 
 def _csv_line(values: Iterable) -> str:
@@ -123,9 +133,8 @@ class _OutputFile:
     `<name>.resume.json` beside it records the model, inputs and format of its rows.
     """
 
-    def __init__(self, path: Path, form: str, resume: bool, model: TrainedModel, files: list[str]):
+    def __init__(self, path: Path, form: str, resume: bool, request: dict):
         self.path, self.form = path, form
-        request = {"model": model.fingerprint, "inputs": content_hash(*files), "format": form}
         record = path.with_name(f"{path.name}.resume.json")
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: not a file; choose another --output")

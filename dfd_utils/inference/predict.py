@@ -1,6 +1,5 @@
 """Classify a user's images: labels, probabilities and warnings."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -14,17 +13,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dfd_utils.config import CLASSES, UserError
+from dfd_utils.config import UserError
 from dfd_utils.data.dataset import read_image
 from dfd_utils.data.image_io import expand_paths
 from dfd_utils.data.loader import data_loader, inference_batch_size
 from dfd_utils.inference.face_check import has_face
+from dfd_utils.inference.verdict import UNSURE, VARIANTS, doubts, plain_label, with_variants
+from dfd_utils.models.description import ModelDescription
 from dfd_utils.models.gradcam import grad_cam, save_overlay
 from dfd_utils.models.scoring import apply_temperature, logit_margins
 from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.accelerator import make_accelerator
+from dfd_utils.stats.abstention import LIMIT
 
-COLUMNS = ("path", "label", "score", "threshold", "error", "warning")
+COLUMNS = (
+    "path", "label", "score", "threshold", "error", "warning", "score_low", "score_high"
+)  # fmt: skip
+MAX_FILES_FOR_VARIANTS = 64  # by default not for more images: each is scored several times
 MIN_FILES_FOR_WORKERS = 65  # with fewer, starting worker processes takes longer than it saves
 FACE_CHECK_LIMIT = 1000  # by default not for more images: it takes longer than scoring them
 MAX_HEAT_MAP_NAME = 40  # characters of the image's name in the heat map's file name
@@ -34,7 +39,8 @@ MIN_SIDE_RATIO = 0.5  # of the model's image size; a shorter side gets a warning
 class UntrustedImages(Dataset):
     """Images of unknown origin; one that cannot be read is a black image with an error.
 
-    An item is the model's input, its index, its error and its warning ("" for none).
+    An item is the model's inputs `[1 + variants, …]` of the image and its variants, its index, its
+    error and its warning ("" for none).
     """
 
     def __init__(
@@ -42,9 +48,10 @@ class UntrustedImages(Dataset):
         files: Sequence[str],
         model: TrainedModel,
         find_faces: bool = True,
+        variants: int = 0,
         threads: ThreadPoolExecutor | None = None,
     ):
-        self.files, self.find_faces = files, find_faces
+        self.files, self.find_faces, self.variants = files, find_faces, variants
         self.transform, self.image_size = model.transform, model.description.image_size
         self.threads = threads
 
@@ -57,8 +64,12 @@ class UntrustedImages(Dataset):
             image = read_image(file)
         except UserError as error:
             black = torch.zeros(3, 32, 32, dtype=torch.uint8)
-            return self.transform(black), index, str(error).removeprefix(f"{file}: "), ""
-        return self.transform(image), index, "", "; ".join(self._warnings(image))
+            return self._inputs(black), index, str(error).removeprefix(f"{file}: "), ""
+        return self._inputs(image), index, "", "; ".join(self._warnings(image))
+
+    def _inputs(self, image: Tensor) -> Tensor:
+        versions = with_variants(image, self.variants)
+        return torch.stack([self.transform(version) for version in versions])
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int, str, str]]:
         if self.threads is None:
@@ -78,23 +89,27 @@ class UntrustedImages(Dataset):
 
 
 def predict(
-    paths: Iterable[str | Path] | str | Path, model: TrainedModel | str | Path | None = None
+    paths: Iterable[str | Path] | str | Path,
+    model: TrainedModel | str | Path | None = None,
+    **options: object,
 ) -> pd.DataFrame:
-    """Classify images as Real or Fake; return a row per input, in the order given.
+    """Classify images as Real, Fake or Unsure; return a row per input, in the order given.
 
-    Columns: path; label ("Real" or "Fake"); score (calibrated probability of Fake, 0 to 1);
-    threshold (Fake from this score on, chosen on Validation); error (None, or why there is no
-    label); warning (None, or why the score is less reliable).
+    Columns: path; label; score (calibrated probability of Fake, 0 to 1); threshold (Fake from this
+    score on, chosen on Validation); error (None, or why there is no label); warning (None, or why
+    the label is Unsure or less reliable); score_low and score_high (of the image and its variants;
+    None if no variants were scored).
 
     Args:
         paths: files, folders and patterns; see `expand_paths`.
         model: see `choose_model`.
+        options: see `iter_predictions`.
 
     Raises:
         UserError: no such model.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
-    rows = iter_predictions(list(expand_paths(paths)), choose_model(model))
+    rows = iter_predictions(list(expand_paths(paths)), choose_model(model), **options)
     return pd.DataFrame(list(rows), columns=COLUMNS, dtype=object)
 
 
@@ -105,6 +120,8 @@ def iter_predictions(
     explanations: Path | None = None,
     progress: bool = False,
     find_faces: bool | None = None,
+    variants: int | None = None,
+    always_answer: bool = False,
 ) -> Iterator[dict]:
     """Yield a row (`COLUMNS`) for each of `files` from index `start` on, in order.
 
@@ -118,6 +135,9 @@ def iter_predictions(
         explanations: a folder that receives each image's heat map as `<number>_<name>.png`.
         progress: show a progress bar on standard error, if that is a terminal.
         find_faces: warn if no face is found; None: if there are at most `FACE_CHECK_LIMIT` files.
+        variants: how many of `verdict.VARIANTS` of each image are scored, too; None: all, if there
+            are at most `MAX_FILES_FOR_VARIANTS` files and not `always_answer`.
+        always_answer: "Real" or "Fake" by the threshold alone; the doubts stay in the warning.
     """
     if explanations and not model.has_heat_maps:
         raise UserError(f"{model.folder}: {model.title} has no heat maps; leave out --explain")
@@ -125,16 +145,20 @@ def iter_predictions(
         return
     if find_faces is None:
         find_faces = len(files) <= FACE_CHECK_LIMIT
+    if variants is None:
+        few = len(files) <= MAX_FILES_FOR_VARIANTS and not always_answer
+        variants = len(VARIANTS) if few else 0
     described, network = model.description, model.load()
     accelerator = make_accelerator(described.precision)
     on_gpu = accelerator.device.type == "cuda"
     threads = None if on_gpu else _reading_threads()
-    dataset = UntrustedImages(files[start:], model, find_faces, threads)
+    dataset = UntrustedImages(files[start:], model, find_faces, variants, threads)
     parallel = on_gpu and len(dataset) >= MIN_FILES_FOR_WORKERS
     workers = min(8, torch.get_num_threads()) if parallel else 0
     batch_size = inference_batch_size(
         accelerator.device, described.image_size, accelerator.num_processes
     )
+    batch_size = max(1, batch_size // (1 + variants))
     loader = accelerator.prepare_data_loader(data_loader(dataset, batch_size, num_workers=workers))
     scorer = network.to(accelerator.device).fuse_batchnorm()
     bar = tqdm(
@@ -144,11 +168,12 @@ def iter_predictions(
     with bar, threads or nullcontext():
         for images, indices, errors, warnings in loader:
             with torch.inference_mode(), accelerator.autocast():
-                logits = scorer(images).float().cpu().numpy()
-            scores = apply_temperature(logit_margins(logits), described.temperature).tolist()
+                logits = scorer(images.flatten(0, 1)).float().cpu().numpy()
+            scores = apply_temperature(logit_margins(logits), described.temperature)
+            scores = scores.reshape(len(images), -1)
             numbers = [start + int(index) for index in indices]
             rows = [
-                _row(files[number], *result, described.threshold)
+                _row(files[number], *result, described, always_answer)
                 for number, *result in zip(numbers, scores, errors, warnings, strict=True)
             ]
             own_rows = rows
@@ -185,11 +210,25 @@ def _reading_threads() -> ThreadPoolExecutor:
     return threads
 
 
-def _row(path: str, score: float, error: str, warning: str, threshold: float) -> dict:
-    if not error and not math.isfinite(score):
+def _row(
+    path: str,
+    scores: np.ndarray,
+    error: str,
+    warning: str,
+    described: ModelDescription,
+    always_answer: bool,
+) -> dict:
+    row = dict.fromkeys(COLUMNS) | {"path": path, "threshold": described.threshold}
+    if not error and not np.isfinite(scores).all():
         error = "the model's output is not a number"
     if error:
-        result = (None, None, threshold, error, None)
-    else:
-        result = (CLASSES[int(score >= threshold)], score, threshold, None, warning or None)
-    return dict(zip(COLUMNS, (path, *result), strict=True))
+        return row | {"error": error}
+    reasons = doubts(described, scores)
+    unsure = reasons and not always_answer
+    row["label"] = UNSURE if unsure else plain_label(scores[0], described.threshold)
+    row["score"] = float(scores[0])
+    if len(scores) > 1:
+        row |= {"score_low": float(scores.min()), "score_high": float(scores.max())}
+    if described.unsure_from is None:
+        reasons.append(f"more than {100 * LIMIT:.0f} % of such answers may be wrong")
+    return row | {"warning": "; ".join([*reasons, *filter(None, [warning])]) or None}

@@ -38,6 +38,10 @@ class ModelDescription:
     flip_at_test: bool = False  # see Detector
     instance_norm: bool = False  # see Detector
     fused: bool = False  # with the baseline; see FusedDetector
+    # Scores in [unsure_from, unsure_to) get no answer; None: no such band holds the limit (see
+    # stats.abstention.choose_band).
+    unsure_from: float | None = None
+    unsure_to: float | None = None
 
     def write(self, path: Path) -> None:
         """Write `model.json`."""
@@ -59,8 +63,13 @@ class ModelDescription:
         known = {field.name for field in dataclasses.fields(cls)}
         description = cls(**{key: value for key, value in content.items() if key in known})
         numbers = (description.image_size, description.temperature, description.threshold)
-        if description.architecture not in MODELS or not all(
-            isinstance(number, int | float) for number in numbers
+        band = description.unsure_from, description.unsure_to
+        if None not in band:
+            numbers += band
+        if (
+            description.architecture not in MODELS
+            or not all(isinstance(number, int | float) for number in numbers)
+            or band.count(None) == 1
         ):
             raise UserError(f"{path}: damaged; {_REMEDY}")
         return description

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dfd_utils.data.folder import DataFolder
     from dfd_utils.models.detector import Detector
 
-VERSION = 6  # raise it whenever the same model and data give other predictions or metrics
+VERSION = 7  # raise it whenever the same model and data give other predictions or metrics
 
 
 class TrainedModel:

@@ -35,7 +35,7 @@ from dfd_utils.training.run_folder import (
     write_history,
     write_run_config,
 )
-from dfd_utils.training.validation import validation_metrics, validation_views
+from dfd_utils.training.validation import CHOSEN, validation_metrics, validation_views
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # C of the logistic regression: the larger, the freer
 FAMILIAR_SHARE = 0.95  # of Validation, on which the baseline has a say in the fusion
@@ -239,7 +239,7 @@ def _save(
 ) -> None:
     write_history([row], out)
     save_weights(model, out / "model.safetensors")
-    chosen = {name: row[name] for name in ("temperature", "threshold")}
+    chosen = {name: row[name] for name in CHOSEN}
     dataclasses.replace(description, **chosen, epoch=1, epochs=1).write(out / "model.json")
     log(
         f"{out.name}: Validation AUC {row['auc']:.3f} (degraded {row['degraded_auc']:.3f}), "

@@ -34,6 +34,7 @@ from dfd_utils.runtime.distributed import process_state
 from dfd_utils.runtime.files import write_atomic, write_json
 from dfd_utils.training.checkpoint import TrainingState, checkpoints
 from dfd_utils.training.components import TrainingComponents
+from dfd_utils.training.validation import CHOSEN
 
 LOCK_TIMEOUT = 20  # seconds: a notebook's kernel outlives its killed parent by a moment
 REMEDY = "choose another run name, or delete that folder"
@@ -253,6 +254,12 @@ def finalize_run(
 
 def _describe(row: dict, name: str, profile: Profile, epochs: int) -> ModelDescription:
     return ModelDescription(
-        name, profile.image_size, profile.precision, row["temperature"], row["threshold"],
-        row["epoch"], epochs, profile.flip_at_test, profile.instance_norm,
-    )  # fmt: skip
+        architecture=name,
+        image_size=profile.image_size,
+        precision=profile.precision,
+        epoch=row["epoch"],
+        epochs=epochs,
+        flip_at_test=profile.flip_at_test,
+        instance_norm=profile.instance_norm,
+        **{chosen: row[chosen] for chosen in CHOSEN},
+    )

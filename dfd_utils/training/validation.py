@@ -10,6 +10,7 @@ from dfd_utils.config import SPLITS
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.transforms import RandomDegradation
 from dfd_utils.models.scoring import apply_temperature
+from dfd_utils.stats.abstention import choose_band
 from dfd_utils.stats.metrics import (
     all_metrics,
     choose_threshold,
@@ -17,6 +18,7 @@ from dfd_utils.stats.metrics import (
     ranking_metrics,
 )
 
+CHOSEN = ("temperature", "threshold", "unsure_from", "unsure_to")  # on Validation, for model.json
 DEGRADED_IMAGES = 5000  # of Validation, approximately (see DeepFakeDataset.subsample)
 
 
@@ -41,6 +43,16 @@ def validation_metrics(
     """
     metrics = all_metrics(labels, apply_temperature(margins), logits=margins)
     temperature = fit_temperature(labels, margins)
+    scores = apply_temperature(margins, temperature)
+    threshold = choose_threshold(labels, scores)
+    # As many images as they are as degraded ones, or the many would hide the errors of the few.
+    views = np.arange(len(degraded_labels)) * len(labels) // len(degraded_labels)
+    band = choose_band(
+        np.concatenate([labels[views], degraded_labels]),
+        np.concatenate([scores[views], apply_temperature(degraded_margins, temperature)]),
+        threshold,
+    )
+    unsure_from, unsure_to = band or (None, None)
     return {
         "accuracy": metrics["accuracy"],
         "precision": metrics["precision"],
@@ -50,5 +62,7 @@ def validation_metrics(
         "auc": metrics["auc"],
         "degraded_auc": ranking_metrics(degraded_labels, degraded_margins)["auc"],
         "temperature": temperature,
-        "threshold": choose_threshold(labels, apply_temperature(margins, temperature)),
+        "threshold": threshold,
+        "unsure_from": unsure_from,
+        "unsure_to": unsure_to,
     }
