@@ -178,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
         "--always-answer", action="store_true", help="Real or Fake by the score alone, never Unsure"
     )
     add.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="receives a page with all images and maps"
+    )
+    add.add_argument(
         "paths", nargs="+", metavar="PATH", help="file, folder, 'pattern', or - for standard input"
     )
 

@@ -157,12 +157,14 @@ def predict(options: argparse.Namespace) -> int:
 
     if not 0 <= (options.variants or 0) <= len(VARIANTS):
         raise UserError(f"--variants requires a number from 0 to {len(VARIANTS)}")
+    if options.resume and options.report:
+        raise UserError("--report shows all images: leave out --resume")
     if options.resume and not options.output:
         raise UserError("--resume requires --output FILE")
     model = choose_model(options.model, options.fake_output)
     failed = write_predictions(
         options.paths, model, options.format, options.output, options.resume, options.explain,
-        options.face_check, options.variants, options.always_answer,
+        options.face_check, options.variants, options.always_answer, options.report,
     )  # fmt: skip
     return 3 if failed else 0
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import os
 import signal
 import tempfile
@@ -13,38 +10,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-from torch import Tensor
-
 from dfd_utils.config import UserError
-from dfd_utils.data.dataset import read_image
 from dfd_utils.data.image_io import IMAGE_SUFFIXES
-from dfd_utils.data.transforms import eval_transform
+from dfd_utils.inference.page import CAVEAT, STYLE, answers_html
 from dfd_utils.inference.predict import iter_predictions, predict
-from dfd_utils.models import gradcam
 from dfd_utils.models.trained import TrainedModel, choose_model, find_models, models_by_title
 
 if TYPE_CHECKING:
     import gradio
 
 MAX_UPLOAD = "20mb"
-CAVEAT = (
-    "A score is a model's estimate for images like those it was trained on: crops of single faces. "
-    "It proves nothing about a photograph of a person, real or fake. The heat map shows which "
-    "regions raise the score, whatever the label, and not where an image was changed."
-)
 # The page loads from, and sends to, no other server.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-_STYLE = """
-.dfd { display: flex; flex-wrap: wrap; gap: 16px; }
-.dfd figure { flex: 1 1 240px; max-width: 360px; margin: 0; padding: 12px; border-radius: 8px;
-  border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
-.dfd img { width: 100%; max-height: 340px; object-fit: contain; border-radius: 4px; }
-.dfd h3 { margin: 0 0 8px 0; } .dfd p { margin: 8px 0 0 0; } .caveat { margin-top: 16px; }
-.file-preview .download { visibility: hidden; }
-.dfd .verdict { font-size: 1.5em; font-weight: 600; }
-.dfd .warning { color: var(--body-text-color); border-left: 4px solid #d98e04; padding-left: 8px; }
-"""
+_STYLE = STYLE + ".file-preview .download { visibility: hidden; }"
 
 
 def load_run(run: Path | None = None) -> list[TrainedModel]:
@@ -60,44 +38,12 @@ def load_run(run: Path | None = None) -> list[TrainedModel]:
 
 
 def render_result(path: str | Path, models: list[TrainedModel]) -> str:
-    """Return HTML with an image and, side by side, each model's label, score and heat map.
-
-    For an image that cannot be read, it is the reason instead.
-    """
-    try:
-        image = read_image(path)
-    except UserError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        return f"<p><strong>Not classified:</strong> {html.escape(reason)}.</p>"
-    figures = [f"<figure><h3>Your image</h3>{_embed(gradcam.thumbnail(image))}</figure>"]
-    for title, model in models_by_title(models).items():
-        (row,) = iter_predictions([str(path)], model)
-        figures.append(_figure(title, row, model, image))
-    return f'<div class="dfd">{"".join(figures)}</div><p class="caveat">{CAVEAT}</p>'
-
-
-def _figure(title: str, row: dict, model: TrainedModel, image: Tensor) -> str:
-    heading = f"<figure><h3>{html.escape(title)}</h3>"
-    if row["error"]:
-        return f"{heading}<p><strong>No result:</strong> {html.escape(row['error'])}.</p></figure>"
-    shown = gradcam.thumbnail(image)
-    if model.has_heat_maps:
-        resized = eval_transform(model.description.image_size)(image)
-        (heat,) = gradcam.heat_maps(model, resized[None])
-        shown = gradcam.overlay(image, heat)
-    warning = f'<p class="warning">{html.escape(row["warning"])}</p>' if row["warning"] else ""
-    return (
-        f"{heading}{_embed(shown)}"
-        f'<p class="verdict">{row["label"]}</p>'
-        f"<p>probability of Fake {row['score']:.2f}<br>"
-        f"Fake if at least {row['threshold']:.2f}</p>{warning}</figure>"
+    """Return HTML with an image and, side by side, each model's answer; see `answers_html`."""
+    rows = (
+        (title, next(iter_predictions([str(path)], model)), model)
+        for title, model in models_by_title(models).items()
     )
-
-
-def _embed(image: Image.Image) -> str:
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return f'<img src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    return f'{answers_html(path, rows)}<p class="caveat">{CAVEAT}</p>'
 
 
 def build_app(models: list[TrainedModel]) -> gradio.Blocks:

@@ -12,6 +12,7 @@ from typing import IO
 
 from dfd_utils.config import UserError
 from dfd_utils.data.image_io import describe_skipped, expand_paths
+from dfd_utils.inference.page import write_report
 from dfd_utils.inference.predict import COLUMNS, iter_predictions
 from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.distributed import process_state, run_on_main
@@ -28,6 +29,7 @@ def write_predictions(
     find_faces: bool | None = None,
     variants: int | None = None,
     always_answer: bool = False,
+    report: Path | None = None,
 ) -> int:
     """Classify images, a row per input in order; return how many failed.
 
@@ -42,6 +44,7 @@ def write_predictions(
         resume: continue after the last row of `output`.
         explanations: a folder for heat maps; see `iter_predictions`.
         find_faces, variants, always_answer: see `iter_predictions`.
+        report: a file that receives a page about all images; see `page.write_report`.
 
     Raises:
         UserError: no such model, or an `output` that cannot be written or continued.
@@ -62,6 +65,7 @@ def write_predictions(
     rows = iter_predictions(
         files, model, start, explanations, True, find_faces, variants, always_answer
     )
+    reported = []
     with file.open() if state.is_main_process and file else nullcontext(sys.stdout) as stream:
         if state.is_main_process and form == "csv" and start == 0:
             stream.write(_HEADER)
@@ -70,6 +74,10 @@ def write_predictions(
             if state.is_main_process:
                 stream.write(format_row(row, form))
                 stream.flush()
+            if report:
+                reported.append(row)
+    if report and state.is_main_process:
+        write_report(reported, model, report)
     # Only one process reports failures, after all rows are written: torchrun then ends the others.
     state.wait_for_everyone()
     state.destroy_process_group()

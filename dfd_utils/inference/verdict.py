@@ -56,8 +56,8 @@ def doubts(description: ModelDescription, scores: np.ndarray) -> list[str]:
         scores: of the image, and of its variants if there are any; float `[1 + variants]`.
     """
     reasons = []
-    low, high = description.unsure_from, description.unsure_to
-    if low is not None and low <= scores[0] < high:
+    if description.is_close_call(scores[0]):
+        low, high = description.unsure_from, description.unsure_to
         reasons.append(f"close call: scores from {low:.2f} to {high:.2f} are often wrong")
     if scores.min() < description.threshold <= scores.max():
         reasons.append("changes when the image is saved again")

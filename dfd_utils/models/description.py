@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.transforms import MEAN, STD
@@ -42,6 +44,12 @@ class ModelDescription:
     # stats.abstention.choose_band).
     unsure_from: float | None = None
     unsure_to: float | None = None
+
+    def is_close_call(self, scores: ArrayLike) -> np.ndarray:
+        """Return whether each score is in the band where answers are too often wrong."""
+        if self.unsure_from is None:
+            return np.zeros(np.shape(scores), dtype=bool)
+        return (self.unsure_from <= np.asarray(scores)) & (np.asarray(scores) < self.unsure_to)
 
     def write(self, path: Path) -> None:
         """Write `model.json`."""

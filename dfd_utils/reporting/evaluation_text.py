@@ -17,7 +17,14 @@ from dfd_utils.reporting.formatting import (
     format_interval,
     metric_label,
 )
+from dfd_utils.stats.abstention import LIMIT
 
+_ANSWER_LABELS = {
+    "answered": "answered",
+    "wrong": "wrong answers",
+    "real_called_fake": "Real called Fake",
+    "fake_called_real": "Fake called Real",
+}
 THRESHOLD_METRICS = ("balanced_accuracy", "recall", "real_called_fake", "f1")
 
 
@@ -123,6 +130,57 @@ def summarize_degradations(tables: dict[str, pd.DataFrame]) -> str:
             f"- {escape_markdown(title)} is weakest under {worst['degradation']} at severity "
             f"{worst['severity']}: AUC {format_interval(*worst[ends])}, compared with "
             f"{format_interval(*original[ends])} on the original images."
+        )
+    return "\n".join(lines)
+
+
+def answers_table(table: pd.DataFrame, models: dict[str, TrainedModel]) -> pd.DataFrame:
+    """Return the rates of `answers.answers_on_test` with their intervals, and each model's band."""
+    rows = []
+    for row in table.to_dict("records"):
+        described = models[row["model"]].description
+        low, high = described.unsure_from, described.unsure_to
+        band = "none found" if low is None else f"{low:.2f} to {high:.2f}"
+        rates = {_ANSWER_LABELS[name]: format_interval(*row[name]) for name in _ANSWER_LABELS}
+        rows.append({"model": row["model"], "images": row["images"], "Unsure": band} | rates)
+    return pd.DataFrame(rows).set_index("model").rename_axis(None)
+
+
+def degraded_answers_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return wrong answers and the share answered of `answers_by_degradation`, a column a model."""
+    cells = [
+        f"{row['wrong'][0]:.3f} of {row['answered'][0]:.2f}" if row["answered"][0] else "no answer"
+        for row in table.to_dict("records")
+    ]
+    wide = table.assign(cell=cells).pivot(index="images", columns="model", values="cell")
+    return wide.loc[table["images"].unique(), table["model"].unique()].rename_axis(
+        index=None, columns=None
+    )
+
+
+def summarize_answers(table: pd.DataFrame, models: dict[str, TrainedModel]) -> str:
+    """Return whether the promise of each model's band was kept on Test, as a Markdown list.
+
+    The table is that of `answers.answers_on_test`; the first row of each model is its own Test.
+    """
+    lines = []
+    for title, part in table.groupby("model", sort=False):
+        row = part.iloc[0]
+        wrong = format_interval(*row["wrong"])
+        if models[title].description.unsure_from is None:
+            text = f"no band on Validation keeps wrong answers to {LIMIT:.2f}, so it always answers"
+        elif not row["answered"][0]:
+            text = "no image is answered"
+        elif row["wrong"][1] > LIMIT:
+            text = f"the promise of at most {LIMIT:.2f} wrong answers was broken"
+        else:
+            kept = row["wrong"][2] <= LIMIT
+            text = f"the promise of at most {LIMIT:.2f} wrong answers " + (
+                "was kept" if kept else "is neither proven nor refuted"
+            )
+        lines.append(
+            f"- {escape_markdown(title)}: {text}; it answers {format_interval(*row['answered'])} "
+            f"of the images, and {wrong} of the answers are wrong."
         )
     return "\n".join(lines)
 

@@ -1,7 +1,9 @@
 """Real, Fake or Unsure: variants, doubts, and what `dfd predict` makes of them."""
 
 import dataclasses
+import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 from dfd_utils import cli
 from dfd_utils.inference import predict
+from dfd_utils.inference.page import write_report
 from dfd_utils.inference.verdict import VARIANTS, doubts, with_variants
 from dfd_utils.models.description import ModelDescription
 from dfd_utils.models.trained import TrainedModel
@@ -146,3 +149,32 @@ def test_a_file_of_other_options_is_not_continued(banded, portrait, tmp_path, ca
     assert cli.main(command) == 0
     assert cli.main([*command, "--resume", "--always-answer"]) == 2
     assert "differs from this command in answers" in capsys.readouterr().err
+
+
+def test_the_page_of_a_folder_has_the_doubtful_first_and_names_as_text(
+    banded, portrait, tmp_path, capsys
+):
+    names = ["<b>&amp;.png", "plain.png"]
+    for name in names:
+        Image.open(portrait).rotate(len(name)).save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    model, page = banded(0.5, None, None), tmp_path / "page.html"
+    files = [str(tmp_path / name) for name in ["broken.jpg", *names, names[0]]]
+    rows = predict.predict(files, model).to_dict("records")
+    for row, label, score in zip(
+        rows[1:], ("Fake", "Real", "Unsure"), (0.9, 0.2, 0.1), strict=True
+    ):
+        row |= {"label": label, "score": score}
+    write_report(rows, model, page)
+    text = page.read_text()
+    assert "<b>" not in text.split("</style>")[1]
+    verdicts = ["Unsure: this model", "Looks real to", "Looks fake to", "Not classified"]
+    places = [text.index(verdict) for verdict in verdicts]
+    assert places == sorted(places)
+    assert text.count(f"<h2>{html.escape(files[1])}</h2>") == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    page.unlink()
+    command = ["predict", "--model", str(model.folder), "--report", str(page), *files]
+    assert cli.main(command) == 3
+    assert "4 images" in page.read_text()
+    assert cli.main([*command, "--resume", "--output", str(tmp_path / "o.json")]) == 2
