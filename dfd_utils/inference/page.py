@@ -32,7 +32,8 @@ STYLE = """
 .dfd { display: flex; flex-wrap: wrap; gap: 16px; }
 .dfd figure { flex: 1 1 240px; max-width: 360px; margin: 0; padding: 12px; border-radius: 8px;
   border: 1px solid #8886; }
-.dfd img { width: 100%; max-height: 340px; object-fit: contain; border-radius: 4px; }
+.dfd img { width: 100%; max-height: 340px; object-fit: contain; border-radius: 4px;
+  margin-top: 8px; }
 .dfd h3 { margin: 0 0 8px 0; overflow-wrap: anywhere; font-size: 1em; }
 .dfd p { margin: 8px 0 0 0; }
 .dfd .verdict { font-size: 1.4em; font-weight: 600; line-height: 1.2; }
@@ -95,8 +96,9 @@ def _measured(model: TrainedModel) -> Iterator[str]:
     """Yield what was measured of the model's errors on each data set by itself."""
     for name, entry in measured_on(model).items():
         yield (
-            f"Measured on Test of {name}: it called {entry['real_called_fake']:.0%} of the real "
-            f"images Fake and found {entry['recall']:.0%} of the fakes."
+            f"Measured on Test of {name}, always answering: it called "
+            f"{entry['real_called_fake']:.0%} of the real images Fake and found "
+            f"{entry['recall']:.0%} of the fakes."
         )
 
 
