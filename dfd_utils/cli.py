@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     add.add_argument("--only", metavar="04,05", help="numbers of the notebooks to execute")
     add.add_argument("--no-pdf", action="store_true")
+    add.add_argument("--with-code", action="store_true", help="also show the code in the PDF")
 
     add = command("sample", commands.sample, "make the embedded sample of drawn portraits")
     add.add_argument("out", type=Path, metavar="OUT")

@@ -20,7 +20,10 @@ def run(options: argparse.Namespace) -> None:
 
     parameters = {name: _literal(value) for name, value in options.p}
     only = options.only.split(",") if options.only else None
-    run_all(options.data, options.profile, options.run, parameters, only, not options.no_pdf)
+    run_all(
+        options.data, options.profile, options.run, parameters, only, not options.no_pdf,
+        options.with_code,
+    )  # fmt: skip
 
 
 def _literal(text: str) -> object:

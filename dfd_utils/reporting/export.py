@@ -1,7 +1,9 @@
 """Executed notebooks → one self-contained HTML and one A4 PDF, by pandoc and Typst."""
 
+import ast
 import os
 import re
+import shutil
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePrepro
 from nbformat import NotebookNode
 
 from dfd_utils.config import PROJECT_ROOT, UserError
+from dfd_utils.reporting.formatting import code_span, escape_markdown
 from dfd_utils.runtime.files import write_atomic
 
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -31,6 +34,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 _OPTIONS = [f"--lua-filter={ASSETS / 'report.lua'}", "--ipynb-output=all", "--wrap=none"]
 _FORMAT = "ipynb+raw_tex"  # raw_tex: Jupyter shows a bare \begin{align} as a formula
 _PROGRESS_BAR = re.compile(r"\d%\|.*\|.*\[|^\s*\d+it \[")  # what tqdm prints
+_COMMENT = re.compile(r"^(\w+) = .*?  # (.*)$", re.MULTILINE)  # of a parameter
 _OBJECT_NAME = re.compile(r"^\[?<(Figure|Axes|matplotlib|seaborn)|^\(?array\(\[<Axes")
 _TAGS = TagRemovePreprocessor(
     remove_cell_tags={"remove-cell"}, remove_input_tags={"remove-input", "hide-input"}
@@ -71,13 +75,22 @@ def check_executed(notebook: Path) -> None:
 
 
 def export_report(
-    notebooks: list[Path], out: Path, title: str, author: str, subtitle: str = "", pdf: bool = True
+    notebooks: list[Path],
+    out: Path,
+    title: str,
+    author: str,
+    subtitle: str = "",
+    pdf: bool = True,
+    front: tuple[str, Path] | None = None,
+    with_code: bool = False,
 ) -> list[Path]:
     """Write `out`.html and, with `pdf`, `out`.pdf from executed notebooks, a chapter each.
 
     Neither needs the network, a browser or LaTeX. Both replace an earlier report at the end, so
     that a failure leaves it unchanged. The date is that of SOURCE_DATE_EPOCH if it is set (the same
-    notebooks then give the same bytes), else today.
+    notebooks then give the same bytes), else today. `front` is Markdown for the first page, above
+    the contents, and a figure that it names; see `front_matter`. The HTML has the code of each cell
+    folded; the PDF has it only `with_code`. Parameters are a table in both.
 
     Raises:
         UserError: no notebooks, one that was not executed to its end, or a pandoc older than 3.
@@ -93,13 +106,19 @@ def export_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".report-") as name:
         folder = Path(name).resolve()
+        if front:
+            text, figure = front
+            cell = nbformat.v4.new_markdown_cell(text, id="front", metadata={"front": "yes"})
+            merged.cells.insert(0, cell)
+            shutil.copy(figure, folder / figure.name)
         nbformat.write(merged, folder / "report.ipynb")
         metadata = [f"--metadata={key}={value}" for key, value in fields.items() if value]
+        code = ["--metadata=with-code"] if with_code else []
         look = ["--toc", "--toc-depth=2", "--mathml", f"--css={ASSETS / 'report.css'}"]
         look += ["--embed-resources", f"--variable=content-policy={CONTENT_POLICY}"]
         _pandoc(folder, "report.html", resources, *look, *metadata)
         if pdf:
-            _write_pdf(folder, fields, resources)
+            _write_pdf(folder, fields, resources, *code)
         written = []
         for suffix in [".html", ".pdf"] if pdf else [".html"]:
             written.append(out.with_name(out.name + suffix))
@@ -181,7 +200,7 @@ def _merge(notebooks: list[Path]) -> NotebookNode:
     """Return all cells in one notebook, the first of each marked with the attribute `chapter`."""
     merged = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     for notebook in notebooks:
-        cells = _tidy(notebook).cells
+        cells = _tabulate_parameters(_tidy(notebook).cells)
         if not any(c.cell_type == "markdown" and c.source.startswith("# ") for c in cells):
             cells.insert(0, nbformat.v4.new_markdown_cell(f"# {notebook.stem}"))
         for number, cell in enumerate(cells):
@@ -191,6 +210,29 @@ def _merge(notebooks: list[Path]) -> NotebookNode:
             cell.metadata = {} if number else {"chapter": notebook.stem}
         merged.cells += cells
     return merged
+
+
+def _tabulate_parameters(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Return the cells with a table of the values in place of the cells that set the parameters."""
+    values, kept, place = {}, [], 0
+    for cell in cells:
+        tags = cell.metadata.get("tags", ())
+        if "parameters" in tags:
+            place, meanings = len(kept), dict(_COMMENT.findall(cell.source))
+        if "parameters" in tags or "injected-parameters" in tags:  # the latter by papermill
+            values |= {
+                node.targets[0].id: ast.unparse(node.value) for node in ast.parse(cell.source).body
+            }
+        else:
+            kept.append(cell)
+    if values:
+        rows = []
+        for name, value in values.items():
+            meaning = escape_markdown(meanings.get(name, ""))
+            rows.append(f"| {code_span(name)} | {code_span(value)} | {meaning} |")
+        text = "\n".join(["| parameter | value | meaning |", "|:---|:---|:---|", *rows])
+        kept.insert(place, nbformat.v4.new_markdown_cell(text))
+    return kept
 
 
 def _check_pandoc() -> None:
@@ -219,10 +261,10 @@ def _pandoc(folder: Path, name: str, *options: str) -> None:
     )
 
 
-def _write_pdf(folder: Path, fields: dict[str, str], resources: str) -> None:
+def _write_pdf(folder: Path, fields: dict[str, str], *options: str) -> None:
     import typst
 
-    _pandoc(folder, "report.typ", resources, "--extract-media=media")
+    _pandoc(folder, "report.typ", "--extract-media=media", *options)
     typst.compile(
         str(folder / "report.typ"),
         output=str(folder / "report.pdf"),

@@ -43,6 +43,7 @@ def run_all(
     parameters: dict | None = None,
     only: list[str] | None = None,
     pdf: bool = True,
+    with_code: bool = False,
 ) -> None:
     """Prepare the data, execute the notebooks and write the report; skip what is up to date.
 
@@ -53,6 +54,7 @@ def run_all(
         parameters: values for the notebooks' parameters; each goes to the notebooks that have it.
         only: numbers of the notebooks to execute, as "04".
         pdf: write the PDF beside the HTML.
+        with_code: show the notebooks' code in the PDF, too.
 
     Raises:
         UserError: bad options or data, or a notebook that failed.
@@ -85,7 +87,7 @@ def run_all(
             [out, out.with_suffix(".html")],
             partial(execute, path, out, chosen),
         )
-    reports = _report(run_folder, [executed / path.name for path in known], pdf)
+    reports = _report(run_folder, [executed / path.name for path in known], data, pdf, with_code)
     total = time.monotonic() - start
     if table := _time_table(total):
         print(table)
@@ -238,21 +240,28 @@ def _run_if_stale(
             write_atomic(record, final)
 
 
-def _report(run_folder: Path, notebooks: list[Path], pdf: bool) -> list[Path]:
+def _report(
+    run_folder: Path, notebooks: list[Path], data: DataFolder, pdf: bool, with_code: bool = False
+) -> list[Path]:
     """Write the run's report, copy it to build/report.*, and return these copies."""
     present = [path for path in notebooks if path.is_file()]
+    code = "with code" if with_code else "without code"
     inputs = [path.read_bytes() for path in [*present, *sorted(ASSETS.iterdir())]]
+    for model in sorted(run_folder.glob("*/model.json")):
+        inputs += _hash_files(model.parent, (model.name, "history.csv", "metrics.json"))
     report = run_folder / "report"
 
     def export() -> None:
         from dfd_utils.reporting.export import export_report  # nbconvert takes a second to import
+        from dfd_utils.reporting.front_matter import front_matter
 
-        export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf=pdf)
+        front = front_matter(run_folder, data)
+        export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf, front, with_code)
 
     outputs = [report.with_suffix(suffix) for suffix in (".html", ".pdf")[: 1 + pdf]]
     _run_if_stale(
         "report",
-        lambda: content_hash(*inputs),
+        lambda: content_hash(code, *inputs),
         outputs,
         export,
     )

@@ -365,7 +365,7 @@ def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
         code("f()", displayed("text/html", pd.DataFrame({"path": ["G " + name]}).to_html())),
         code("f()", displayed("text/markdown", "H " + name)),
     )
-    html, pdf = export_both([book], tmp_path / "report")
+    html, pdf = export_both([book], tmp_path / "report", with_code=True)
     notebook = export.export_notebook_html(book, tmp_path / "01.html")
     text = "".join(page.extract_text() for page in pypdf.PdfReader(pdf).pages)
     text = re.sub(r"[\s\u200b\u2060]", "", text)
@@ -380,3 +380,27 @@ def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
     _, pdf = export_both([long], tmp_path / "long")
     lines = [line for p in pypdf.PdfReader(pdf).pages for line in p.extract_text().splitlines()]
     assert max(len(line) for line in lines if "7167" in line) < 150  # they break at the edge
+
+
+def test_code_is_folded_in_the_html_and_only_on_request_in_the_pdf(tmp_path):
+    pypdf = pytest.importorskip("pypdf")
+    book = write(
+        tmp_path,
+        "02_train",
+        new_markdown_cell("# 2. Train"),
+        code('epochs = 3  # passes | turns\nname = "a|b"', tags=["parameters"]),
+        code("# Parameters\nepochs = 5", tags=["injected-parameters"]),
+        code("call(1)", printed("an output")),
+    )
+    for with_code in (False, True):
+        html, pdf = export_both([book], tmp_path / "report", with_code=with_code)
+        page = html.read_text()
+        assert page.count("<details") == 1
+        assert re.search(r"<details[^>]*>\s*<summary>Code</summary>.*?</details>", page, re.DOTALL)
+        rows = re.findall(r"<td[^>]*>(?:<code>)?([^<]*)", page)
+        assert rows == ["epochs", "5", "passes | turns", "name", "&#39;a|b&#39;", ""]
+        text = " ".join("".join(p.extract_text() for p in pypdf.PdfReader(pdf).pages).split())
+        assert ("call(1)" in text) == with_code
+        assert ("notebooks/02_train.ipynb" in text.replace("\u200b", "")) != with_code
+        assert "an output" in text
+        assert "# Parameters" not in text + page

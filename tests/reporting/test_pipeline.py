@@ -231,7 +231,7 @@ def test_no_report_of_older_notebooks_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "BUILD_DIR", build)
     notebook = tmp_path / "01.ipynb"
 
-    def export_report(notebooks, out, *_, pdf):
+    def export_report(notebooks, out, title, author, subtitle, pdf, front, with_code):
         run.mkdir(parents=True, exist_ok=True)
         for suffix in (".html", ".pdf")[: 1 + pdf]:
             out.with_suffix(suffix).write_text(notebooks[0].read_text())
@@ -239,7 +239,7 @@ def test_no_report_of_older_notebooks_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "export_report", export_report)
     for content, pdf in (("one", True), ("two", False), ("two", True), ("two", False)):
         notebook.write_text(content)
-        reports = pipeline._report(run, [notebook, tmp_path / "02.ipynb"], pdf)
+        reports = pipeline._report(run, [notebook, tmp_path / "02.ipynb"], None, pdf)
         names = ["report.html", "report.pdf"][: 1 + pdf]
         assert reports == [build / name for name in names]
         for folder in (build, run):

@@ -3,6 +3,7 @@
 
 local in_pdf = FORMAT:match("typst") ~= nil
 local text_of = pandoc.utils.stringify
+local show_code = false
 local code_width = 100 -- characters that fit across A4 in the small type of the code
 
 local function typst(code) return pandoc.RawBlock("typst", code) end
@@ -95,10 +96,12 @@ local function align_numbers(el)
     if text:match("%d") then holds_digit[column] = true end
   end)
   for i, spec in ipairs(el.colspecs) do
-    if spec[1] == pandoc.AlignDefault then
+    local alignment = spec[1]
+    if alignment == pandoc.AlignDefault then
       local right = holds_digit[i] and not holds_text[i]
-      el.colspecs[i] = { right and pandoc.AlignRight or pandoc.AlignLeft, spec[2] }
+      alignment = right and pandoc.AlignRight or pandoc.AlignLeft
     end
+    el.colspecs[i] = { alignment } -- no width: that of a long Markdown row means nothing
   end
   each(head, function(cell)
     if cell.col_span > 1 then cell.alignment = pandoc.AlignCenter end
@@ -179,13 +182,20 @@ local function framed(kind, block)
   return pandoc.Blocks { typst("#" .. kind .. "["), block, typst("]") }
 end
 
+-- Code is folded in the HTML; the PDF has it only if it is asked for.
+local function source(block)
+  if in_pdf then return show_code and framed("source", block) or pandoc.Blocks {} end
+  local open = '<details class="source"><summary>Code</summary>'
+  return pandoc.Blocks { pandoc.RawBlock("html", open), block, pandoc.RawBlock("html", "</details>") }
+end
+
 -- The blocks of a cell and its outputs; code and text outputs are framed.
 local function blocks_of(cell)
   if not cell.classes:includes("code") then return cell.content end
   local blocks = pandoc.Blocks {}
   for i, block in ipairs(cell.content) do
     if block.t == "CodeBlock" and i == 1 then
-      if block.text:match("%S") then blocks:extend(framed("source", block)) end
+      if block.text:match("%S") then blocks:extend(source(block)) end
     elseif block.t == "Div" and block.classes:includes("output") then
       for _, inner in ipairs(block.content) do
         if inner.t == "CodeBlock" then
@@ -270,6 +280,7 @@ end
 -- Ids are `<notebook>` and `<notebook>-<heading>`, because headings repeat from notebook to notebook.
 -- Links are rewritten accordingly, and those without a target become plain text.
 local function assemble(doc)
+  show_code = doc.meta["with-code"] ~= nil
   if text_of(doc.meta.pagetitle or "") == "fragment" then return fragment(doc) end
   local blocks, taken, chapter, has_title = pandoc.Blocks {}, {}, "", false
   local function unique(id)
@@ -281,9 +292,16 @@ local function assemble(doc)
     taken[free] = true
     return free
   end
+  if doc.blocks[1] and doc.blocks[1].attributes.front then
+    doc.meta.front = pandoc.MetaBlocks(with_captions(blocks_of(table.remove(doc.blocks, 1))))
+  end
   for _, cell in ipairs(doc.blocks) do
     if cell.attributes.chapter then
       chapter, has_title = slug(cell.attributes.chapter), false
+      if in_pdf and not show_code then
+        local where = "The code of this chapter is in notebooks/" .. cell.attributes.chapter .. ".ipynb."
+        cell.content:insert(math.min(2, #cell.content + 1), pandoc.Para { pandoc.Emph(where) })
+      end
     end
     blocks:extend(blocks_of(cell):walk {
       Header = function(el)
