@@ -22,7 +22,8 @@ def front_matter(run_folder: Path, data: DataFolder) -> tuple[str, Path] | None:
     figure = FIGURES_DIR / run_folder.name / FIGURE
     if not figure.is_file() or not any(run_folder.glob("*/model.json")):
         return None
-    found = models_by_title(find_models(run_folder))
+    in_order = sorted(find_models(run_folder), key=lambda model: _place(model.name))
+    found = models_by_title(in_order)
     models = {t: m for t, m in found.items() if m.find_table(data, "Test") is not None}
     networks = {t: m for t, m in models.items() if m.name in COMPARED}
     if len(networks) < len(COMPARED):
@@ -49,6 +50,12 @@ def front_matter(run_folder: Path, data: DataFolder) -> tuple[str, Path] | None:
     return text, figure
 
 
+def _place(name: str) -> int:
+    """Return where a model stands: the two networks, the baseline, the rest."""
+    order = (*COMPARED, BASELINE)
+    return order.index(name) if name in order else len(order)
+
+
 def _difference(first: str, a: TrainedModel, second: str, b: TrainedModel, data: DataFolder) -> str:
     labels = a.predictions(data, "Test")["label"]
     test = delong(
@@ -62,7 +69,7 @@ def _difference(first: str, a: TrainedModel, second: str, b: TrainedModel, data:
         found = f"No difference between {first} and {second} is detected"
     else:
         found = f"{first if test['difference'] > 0 else second} is the better of the two"
-    return f"{found} (first minus second: {numbers})."
+    return f"{found} ({first} minus {second}: {numbers})."
 
 
 def _table(models: dict[str, TrainedModel], entries: dict[str, dict]) -> str:
