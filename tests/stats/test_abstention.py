@@ -74,3 +74,14 @@ def test_rates_and_their_exact_intervals():
         low, high = proportion_confint(events, images, 0.05, "beta")
         assert rates[name] == pytest.approx((events / images, low, high))
     assert np.isnan(answer_rates([0, 1], [-1, -1])["wrong"]).all()
+
+
+def test_few_real_images_are_protected_by_themselves():
+    """Wrong answers about them hardly count among the answers to so many fakes."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [100, 3000])
+    scores = np.concatenate([rng.beta(2, 4, 100), rng.beta(6, 2, 3000)])
+    band = choose_band(labels, scores, choose_threshold(labels, scores))
+    called_fake = (scores[:100] >= band[1]).sum()
+    assert upper(called_fake, 100) <= 0.05
+    assert upper((scores[:100] >= choose_threshold(labels, scores)).sum(), 100) > 0.05
