@@ -45,9 +45,10 @@ def answers_by_degradation(
 
 
 def measured_on(model: TrainedModel) -> dict[str, dict]:
-    """Return the metrics at the model's own threshold on each Test it was evaluated on, by name.
+    """Return the entry in metrics.json of each Test that the model was evaluated on, by name.
 
-    Those of the data set that it was trained on are first.
+    Those of the data set that it was trained on are first. `chosen` in an entry has the metrics at
+    the model's own threshold.
     """
     if not model.is_calibrated:
         return {}
@@ -60,5 +61,5 @@ def measured_on(model: TrainedModel) -> dict[str, dict]:
         entry = read_metrics_file(folder).get("Test", {})
         # Not those of an earlier model in this folder.
         if model.fingerprint in entry.get("scored", ""):
-            found[name] = entry["at_validation_threshold"]
+            found[name] = entry | {"chosen": entry["at_validation_threshold"]}
     return found

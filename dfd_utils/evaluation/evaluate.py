@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from dfd_utils.config import CLASSES, UserError
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.image_io import describe_skipped
+from dfd_utils.evaluation.model_card import write_model_card
 from dfd_utils.models.scoring import apply_temperature
 from dfd_utils.models.trained import TrainedModel, read_metrics_file, results_file, results_name
 from dfd_utils.runtime.distributed import process_state, run_on_main
@@ -35,9 +36,9 @@ def evaluate(
     """Evaluate models on one split; return a row per model.
 
     Writes predictions_<split>.csv (see `score_split`; label 0 = Real, 1 = Fake) and the split's
-    entry in metrics.json (see `compute_metrics`) into `model.results_folder(data)`. Existing
-    results of the same model on the same images are reused; with another number of `resamples`,
-    only the intervals are computed again.
+    entry in metrics.json (see `compute_metrics`) into `model.results_folder(data)`, and the model
+    card, README.md, into the model's folder. Existing results of the same model on the same images
+    are reused; with another number of `resamples`, only the intervals are computed again.
 
     Raises:
         UserError: bad data, a model that cannot be read, or scores that are not numbers.
@@ -54,6 +55,7 @@ def evaluate(
                 log(f"{model.name}: scoring {split} of {data.name}")
             predictions = score_split(model, data, split)
             entry = run_on_main(_write_predictions, model, data, split, predictions, resamples)
+        run_on_main(write_model_card, model)
         names = ("images", "auc", "accuracy", "precision", "recall", "f1")
         row = {"model": model.name, "folder": str(model.results_folder(data))}
         rows.append(row | {name: entry[name] for name in names})

@@ -95,10 +95,11 @@ def _bar(row: dict) -> str:
 def _measured(model: TrainedModel) -> Iterator[str]:
     """Yield what was measured of the model's errors on each data set by itself."""
     for name, entry in measured_on(model).items():
+        chosen = entry["chosen"]
         yield (
             f"Measured on Test of {name}, always answering: it called "
-            f"{entry['real_called_fake']:.0%} of the real images Fake and found "
-            f"{entry['recall']:.0%} of the fakes."
+            f"{chosen['real_called_fake']:.0%} of the real images Fake and found "
+            f"{chosen['recall']:.0%} of the fakes."
         )
 
 

@@ -87,6 +87,7 @@ def build_run_config(
         "initial_weights": _identify_weights(profile.weights),
         "data": data.name,
         "data_fingerprint": data.fingerprint,
+        "embedded_sample": data.is_sample,
         "excluded_images": {split: len(data.excluded(split)) for split in SPLITS},
         "classes": {"0": "Real", "1": "Fake"},
         "positive_class": "Fake",

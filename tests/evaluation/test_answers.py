@@ -70,7 +70,7 @@ def test_metrics_of_each_data_set_by_itself(model, easy_data, tmp_path):
     found = measured_on(model)
     assert list(found) == ["easy", "other-one"]
     own = model.metrics(easy_data, "Test")["at_validation_threshold"]
-    assert found["easy"]["recall"] == own["recall"]
+    assert found["easy"]["chosen"]["recall"] == own["recall"]
     # Another model in the same folder: the results are not its own.
     dataclasses.replace(model.description, threshold=0.6).write(model.folder / "model.json")
     assert measured_on(TrainedModel(model.folder)) == {}
