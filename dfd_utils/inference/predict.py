@@ -155,10 +155,9 @@ def iter_predictions(
     dataset = UntrustedImages(files[start:], model, find_faces, variants, threads)
     parallel = on_gpu and len(dataset) >= MIN_FILES_FOR_WORKERS
     workers = min(8, torch.get_num_threads()) if parallel else 0
-    batch_size = inference_batch_size(
-        accelerator.device, described.image_size, accelerator.num_processes
-    )
-    batch_size = max(1, batch_size // (1 + variants))
+    processes = accelerator.num_processes
+    batch_size = inference_batch_size(accelerator.device, described.image_size, processes)
+    batch_size = processes * max(1, batch_size // (processes * (1 + variants)))
     loader = accelerator.prepare_data_loader(data_loader(dataset, batch_size, num_workers=workers))
     scorer = network.to(accelerator.device).fuse_batchnorm()
     bar = tqdm(
@@ -177,7 +176,7 @@ def iter_predictions(
                 for number, *result in zip(numbers, scores, errors, warnings, strict=True)
             ]
             own_rows = rows
-            if accelerator.num_processes > 1:
+            if processes > 1:
                 rows = accelerator.gather_for_metrics(rows, use_gather_object=True)
             yield from rows
             bar.update(len(rows))
