@@ -23,7 +23,7 @@ CAVEAT = (
     "It proves nothing about a photograph of a person, real or fake. The heat map shows which "
     "regions raise the score, whatever the label, and not where an image was changed."
 )
-_VERDICTS = {
+VERDICTS = {
     "Real": "Looks real to this model",
     "Fake": "Looks fake to this model",
     UNSURE: "Unsure: this model gives no answer",
@@ -67,7 +67,7 @@ def _answer(title: str, row: dict, model: TrainedModel, image: Tensor) -> str:
     heading = f"<figure><h3>{html.escape(title)}</h3>"
     if row["error"]:
         return f"{heading}<p><strong>No result:</strong> {html.escape(row['error'])}.</p>"
-    parts = [heading, f'<p class="verdict">{_VERDICTS[row["label"]]}</p>', _bar(row)]
+    parts = [heading, f'<p class="verdict">{VERDICTS[row["label"]]}</p>', _bar(row)]
     if row["warning"]:
         parts.append(f'<p class="warning">{html.escape(row["warning"])}</p>')
     if model.has_heat_maps:

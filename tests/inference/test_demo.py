@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from dfd_utils import cli
 from dfd_utils.inference import demo, predict
+from dfd_utils.inference.page import CAVEAT, VERDICTS
 from dfd_utils.models.trained import find_models
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -39,9 +40,9 @@ def test_both_models_answer_side_by_side(trained_run, face):
     result = demo.render_result(face, demo.load_run(trained_run))
     for name in ("resnet50", "efficientnet_b0"):
         row = predict.predict([face], trained_run / name).loc[0]
-        assert {"Real": "real", "Fake": "fake", "Unsure": "Unsure"}[row["label"]] in result
+        assert f'<p class="verdict">{VERDICTS[row["label"]]}</p>' in result
         assert f"Probability of Fake {row['score']:.2f}; from {row['score_low']:.2f} to" in result
-    assert demo.CAVEAT in result
+    assert CAVEAT in result
     images = re.findall(r"base64,([^\"]+)", result)
     plain, *maps = (np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))) for image in images)
     assert len(maps) == 2
@@ -216,7 +217,7 @@ def test_in_a_browser_an_image_is_classified_and_nothing_stays(trained_run, face
                 predict.predict([face], trained_run / name)["label"][0]
                 for name in ("efficientnet_b0", "resnet50")
             ]
-            assert browser.value(verdicts) == ",".join(labels)
+            assert browser.value(verdicts) == ",".join(VERDICTS[label] for label in labels)
             assert "It proves nothing" in browser.value("document.body.innerText")
             if path := os.environ.get("DFD_SCREENSHOT"):
                 content = browser("Page.captureScreenshot", captureBeyondViewport=True)["data"]
