@@ -177,11 +177,11 @@ def baseline_verdict(comparison: dict) -> str:
     network, baseline = map(code_span, comparison["models"])
     value, low, high = (comparison["pair"]["auc_difference"][k] for k in ("value", "low", "high"))
     if low > 0:
-        verdict = f"{network} beats the baseline {baseline}"
+        verdict = f"{network} beats the {baseline}"
     elif high < 0:
-        verdict = f"{network} is worse than the baseline {baseline}, which has no hidden layer"
+        verdict = f"{network} is worse than the {baseline}, which has no hidden layer"
     else:
-        verdict = f"{network} is not shown to beat the baseline {baseline}"
+        verdict = f"{network} is not shown to beat the {baseline}"
     return f"{verdict}: the AUC differs by {format_interval(value, low, high)} (DeLong)."
 
 

@@ -127,5 +127,5 @@ def test_a_network_beats_the_baseline_only_by_its_interval(low, high, words):
     difference = {"value": (low + high) / 2, "low": low, "high": high}
     comparison = {"models": {"N": {}, "B": {}}, "pair": {"auc_difference": difference}}
     text = comparison_text.baseline_verdict(comparison)
-    assert f"`N` {words} the baseline `B`" in text
+    assert f"`N` {words} the `B`" in text
     assert f"[{low:.3f}, {high:.3f}]" in text
