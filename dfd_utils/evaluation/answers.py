@@ -55,7 +55,8 @@ def measured_on(model: TrainedModel) -> dict[str, dict]:
     own = model.config["data"] if (model.folder / "config.json").is_file() else "its own data set"
     folders = {own: model.folder}
     for path in sorted(model.folder.glob("on_*/metrics.json")):
-        folders[path.parent.name.removeprefix("on_").rpartition("-")[0]] = path.parent
+        name, _, fingerprint = path.parent.name.removeprefix("on_").rpartition("-")
+        folders[f"{name} ({fingerprint})" if name in folders else name] = path.parent
     found = {}
     for name, folder in folders.items():
         entry = read_metrics_file(folder).get("Test", {})

@@ -69,6 +69,11 @@ def test_metrics_of_each_data_set_by_itself(model, easy_data, tmp_path):
     evaluate([model], other, log=quiet, resamples=20)
     found = measured_on(model)
     assert list(found) == ["easy", "other-one"]
+    namesake = DataFolder(shutil.copytree(other.path, tmp_path / "more" / "easy"))
+    (namesake.path / "Test" / "Real" / "001.jpg").unlink()
+    evaluate([model], namesake, log=quiet, resamples=20)
+    names = [name.partition(" (")[0] for name in measured_on(model)]
+    assert sorted(names) == ["easy", "easy", "other-one"]
     own = model.metrics(easy_data, "Test")["at_validation_threshold"]
     assert found["easy"]["chosen"]["recall"] == own["recall"]
     # Another model in the same folder: the results are not its own.
