@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def export_report(
     subtitle: str = "",
     pdf: bool = True,
     front: tuple[str, Path] | None = None,
+    back: Iterable[str] = (),
     with_code: bool = False,
 ) -> list[Path]:
     """Write `out`.html and, with `pdf`, `out`.pdf from executed notebooks, a chapter each.
@@ -89,7 +91,8 @@ def export_report(
     Neither needs the network, a browser or LaTeX. Both replace an earlier report at the end, so
     that a failure leaves it unchanged. The date is that of SOURCE_DATE_EPOCH if it is set (the same
     notebooks then give the same bytes), else today. `front` is Markdown for the first page, above
-    the contents, and a figure that it names; see `front_matter`. The HTML has the code of each cell
+    the contents, and a figure that it names; see `front_matter`. `back` is Markdown of further
+    chapters, each beginning with its title; see `back_matter`. The HTML has the code of each cell
     folded; the PDF has it only `with_code`. Parameters are a table in both.
 
     Raises:
@@ -111,6 +114,11 @@ def export_report(
             cell = nbformat.v4.new_markdown_cell(text, id="front", metadata={"front": "yes"})
             merged.cells.insert(0, cell)
             shutil.copy(figure, folder / figure.name)
+        for text in back:
+            metadata = {"chapter": text.split("\n", 1)[0].removeprefix("# ")}
+            cell = nbformat.v4.new_markdown_cell(text, metadata=metadata)
+            cell.id = f"cell-{len(merged.cells)}"
+            merged.cells.append(cell)
         nbformat.write(merged, folder / "report.ipynb")
         metadata = [f"--metadata={key}={value}" for key, value in fields.items() if value]
         code = ["--metadata=with-code"] if with_code else []
@@ -207,7 +215,7 @@ def _merge(notebooks: list[Path]) -> NotebookNode:
             if cell.metadata.get("transient", {}).get("remove_source"):
                 cell.source = ""
             cell.id = f"cell-{len(merged.cells) + number}"
-            cell.metadata = {} if number else {"chapter": notebook.stem}
+            cell.metadata = {} if number else {"chapter": notebook.stem, "notebook": notebook.name}
         merged.cells += cells
     return merged
 

@@ -14,19 +14,31 @@ TEMPLATE = Path(__file__).resolve().parent / "assets" / "front_matter.md"
 FIGURE = "04_roc_precision_recall.svg"
 
 
-def front_matter(run_folder: Path, data: DataFolder) -> tuple[str, Path] | None:
-    """Return the first page as Markdown, and the figure whose name stands in it.
+def on_test(run_folder: Path, data: DataFolder) -> dict[str, TrainedModel]:
+    """Return a run's models with predictions on Test by title, the networks first.
 
-    None if one of the two networks or its predictions on Test are missing.
+    Empty unless both networks are among them.
     """
-    figure = FIGURES_DIR / run_folder.name / FIGURE
-    if not figure.is_file() or not any(run_folder.glob("*/model.json")):
-        return None
+    if not any(run_folder.glob("*/model.json")):
+        return {}
     in_order = sorted(find_models(run_folder), key=lambda model: _place(model.name))
     found = models_by_title(in_order)
     models = {t: m for t, m in found.items() if m.find_table(data, "Test") is not None}
+    compared = sum(model.name in COMPARED for model in models.values())
+    return models if compared == len(COMPARED) else {}
+
+
+def front_matter(models: dict[str, TrainedModel], data: DataFolder) -> tuple[str, Path] | None:
+    """Return the first page as Markdown, and the figure whose name stands in it.
+
+    The models are those of `on_test`. None if there are none, or if the figure is missing.
+    """
+    if not models:
+        return None
     networks = {t: m for t, m in models.items() if m.name in COMPARED}
-    if len(networks) < len(COMPARED):
+    run_folder = next(iter(networks.values())).folder.parent
+    figure = FIGURES_DIR / run_folder.name / FIGURE
+    if not figure.is_file():
         return None
     entries = {title: model.metrics(data, "Test") for title, model in models.items()}
     (first, a), (second, b) = networks.items()

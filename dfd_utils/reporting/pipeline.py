@@ -252,11 +252,22 @@ def _report(
     report = run_folder / "report"
 
     def export() -> None:
+        from dfd_utils.reporting.back_matter import back_matter
         from dfd_utils.reporting.export import export_report  # nbconvert takes a second to import
-        from dfd_utils.reporting.front_matter import front_matter
+        from dfd_utils.reporting.front_matter import front_matter, on_test
 
-        front = front_matter(run_folder, data)
-        export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf, front, with_code)
+        models = on_test(run_folder, data)
+        export_report(
+            present,
+            report,
+            TITLE,
+            AUTHOR,
+            SUBTITLE,
+            pdf,
+            front_matter(models, data),
+            back_matter(models, data) if models else [],
+            with_code,
+        )
 
     outputs = [report.with_suffix(suffix) for suffix in (".html", ".pdf")[: 1 + pdf]]
     _run_if_stale(

@@ -83,6 +83,16 @@ def confusion_rates(tn: ArrayLike, fp: ArrayLike, fn: ArrayLike, tp: ArrayLike) 
     }
 
 
+def positive_predictive_value(recall: float, false_positive_rate: float, base_rate: float) -> float:
+    """Return the share of fakes, 0..1, among the images called Fake, by Bayes' rule.
+
+    `base_rate` is the share of fakes among all images; all three are in 0..1. nan if no image is
+    called Fake.
+    """
+    found, called = base_rate * recall, (1 - base_rate) * false_positive_rate
+    return found / (found + called) if found + called else float("nan")
+
+
 def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> dict:
     """Return the metrics that depend only on the order of the scores or logits, each in 0..1.
 

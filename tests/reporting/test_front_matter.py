@@ -31,7 +31,7 @@ def run(trained_run, easy_data, tmp_path, monkeypatch):
 
 
 def test_numbers_are_those_of_the_runs_files(run, easy_data):
-    text, figure = front_matter.front_matter(run, easy_data)
+    text, figure = front_matter.front_matter(front_matter.on_test(run, easy_data), easy_data)
     models = [TrainedModel(run / name) for name in ("resnet50", "efficientnet_b0")]
     for model in models:
         entry = model.metrics(easy_data, "Test")
@@ -49,12 +49,12 @@ def test_numbers_are_those_of_the_runs_files(run, easy_data):
 
 def test_without_results_of_both_networks_there_is_no_first_page(run, easy_data):
     (run / "resnet50" / "predictions_Test.csv").unlink()
-    assert front_matter.front_matter(run, easy_data) is None
+    assert front_matter.front_matter(front_matter.on_test(run, easy_data), easy_data) is None
 
 
 def test_it_stands_before_the_contents(run, easy_data, tmp_path):
     chapter = write(tmp_path, "01_one", new_markdown_cell("# 1. One\n\n## Section"))
-    front = front_matter.front_matter(run, easy_data)
+    front = front_matter.front_matter(front_matter.on_test(run, easy_data), easy_data)
     page, pdf = export_report([chapter], tmp_path / "report", "Faces", "Ada L.", front=front)
     html = page.read_text()
     places = [html.index(text) for text in ("Question.", "Table 0.1.", "Contents", "1. One")]

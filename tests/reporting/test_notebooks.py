@@ -102,7 +102,7 @@ def test_both_trainings_are_the_same_code():
         for cell in with_tag(nb, "parameters")
     ]
     differing = {name for name in values[0] if values[0][name] != values[1][name]}
-    assert differing == {"model", "figure"}
+    assert differing == {"model", "chapter"}
 
 
 def test_test_is_read_by_04_and_05_alone():

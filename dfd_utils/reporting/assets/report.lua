@@ -298,8 +298,8 @@ local function assemble(doc)
   for _, cell in ipairs(doc.blocks) do
     if cell.attributes.chapter then
       chapter, has_title = slug(cell.attributes.chapter), false
-      if in_pdf and not show_code then
-        local where = "The code of this chapter is in notebooks/" .. cell.attributes.chapter .. ".ipynb."
+      if in_pdf and not show_code and cell.attributes.notebook then
+        local where = "The code of this chapter is in notebooks/" .. cell.attributes.notebook .. "."
         cell.content:insert(math.min(2, #cell.content + 1), pandoc.Para { pandoc.Emph(where) })
       end
     end
