@@ -31,14 +31,18 @@ FORMS = (
     *("image/svg+xml", "image/png", "image/jpeg"),
     *("text/markdown", "text/html", "text/latex", "text/plain"),
 )
+ACCESSIBLE = "ua-1"  # PDF/UA-1, ISO 14289-1: tagged for screen readers
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _OPTIONS = [f"--lua-filter={ASSETS / 'report.lua'}", "--ipynb-output=all", "--wrap=none"]
+_OPTIONS += ["--syntax-highlighting=monochrome"]  # readable in the dark and in grey print
 _FORMAT = "ipynb+raw_tex"  # raw_tex: Jupyter shows a bare \begin{align} as a formula
 _PROGRESS_BAR = re.compile(r"\d%\|.*\|.*\[|^\s*\d+it \[")  # what tqdm prints
 _COMMENT = re.compile(r"^(\w+) = .*?  # (.*)$", re.MULTILINE)  # of a parameter
 _OBJECT_NAME = re.compile(r"^\[?<(Figure|Axes|matplotlib|seaborn)|^\(?array\(\[<Axes")
 _TAGS = TagRemovePreprocessor(
-    remove_cell_tags={"remove-cell"}, remove_input_tags={"remove-input", "hide-input"}
+    remove_cell_tags={"remove-cell"},
+    remove_input_tags={"remove-input", "hide-input"},
+    remove_all_outputs_tags={"remove-output"},
 )
 # The JupyterLab look with a content policy instead of its scripts, which come from the network.
 _JUPYTER_LOOK = f"""{{%- extends 'index.html.j2' -%}}
@@ -273,10 +277,19 @@ def _write_pdf(folder: Path, fields: dict[str, str], *options: str) -> None:
     import typst
 
     _pandoc(folder, "report.typ", "--extract-media=media", *options)
-    typst.compile(
-        str(folder / "report.typ"),
-        output=str(folder / "report.pdf"),
-        root=str(folder),
-        ignore_system_fonts=True,  # the same pages on every machine
-        sys_inputs=fields,
-    )
+
+    def compile(standards: list[str]) -> None:
+        typst.compile(
+            str(folder / "report.typ"),
+            output=str(folder / "report.pdf"),
+            root=str(folder),
+            ignore_system_fonts=True,  # the same pages on every machine
+            sys_inputs=fields,
+            pdf_standards=standards,
+        )
+
+    try:
+        compile([ACCESSIBLE])
+    except typst.TypstError as error:  # for example, headings that skip a level
+        print(f"report: the PDF is tagged, but not PDF/UA: {error.message}")
+        compile([])

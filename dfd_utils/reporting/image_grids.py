@@ -11,7 +11,7 @@ from PIL import Image
 from dfd_utils.config import CLASSES
 from dfd_utils.data.image_io import read_pixels
 from dfd_utils.reporting.formatting import printable
-from dfd_utils.reporting.style import WIDTH
+from dfd_utils.reporting.style import WIDTH, axes_grid
 
 
 def _image_grid(
@@ -84,9 +84,9 @@ def worst_duplicates(folder: Path, pairs: pd.DataFrame, most: int = 6) -> Figure
     worst = pairs.sort_values(order, ascending=False, kind="stable")
     worst = worst.drop_duplicates("cluster").head(most)
     if worst.empty:
-        figure = Figure(figsize=(WIDTH, 0.5))
-        figure.add_axes((0, 0, 1, 1)).axis("off")  # a notebook displays no figure without axes
-        figure.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
+        figure, (axis,) = axes_grid(height=0.5)
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "No duplicates were found.", ha="center", va="center")
         return figure
     figure, axes = _image_grid(2, max(len(worst), 4), (0.32,))
     for column, pair in enumerate(worst.itertuples()):

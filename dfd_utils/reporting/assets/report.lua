@@ -8,6 +8,8 @@ local code_width = 100 -- characters that fit across A4 in the small type of the
 
 local function typst(code) return pandoc.RawBlock("typst", code) end
 
+local function quoted(text) return '"' .. text:gsub("%s+", " "):gsub('[\\"]', "\\%0") .. '"' end
+
 local function is_address(source) return source:match("^%a[%w+.-]*:") ~= nil end
 
 -- 1. Raw pieces: HTML outputs, display(Markdown(...)), LaTeX ------------------------------------
@@ -146,7 +148,11 @@ local elements = {
   Math = function(el)
     if in_pdf then
       el.text = el.text:gsub("\\!", "") -- the Typst writer turns it into a wide gap
-      return el
+      local formula = pandoc.write(pandoc.Pandoc { pandoc.Plain { el } }, "typst"):gsub("%s+$", "")
+      if not formula:match("^%$") then return el end -- it could not be converted
+      local block = el.mathtype == "DisplayMath" and "true" or "false"
+      local call = "#math.equation(block: %s, alt: %s, %s)" -- the alternative text is for screen readers
+      return pandoc.RawInline("typst", call:format(block, quoted(el.text), formula))
     end
   end,
   Image = function(el)
@@ -227,15 +233,16 @@ end
 
 local function captioned(block, caption)
   local kind = block.t == "Table" and "table" or "image"
+  local image = lone_image(block)
   if in_pdf then
-    local parts = pandoc.Blocks { typst("#captioned-" .. kind .. "["), block, typst("][") }
+    local said = image and ("(alt: %s)"):format(quoted(text_of(caption or image.caption))) or ""
+    local parts = pandoc.Blocks { typst("#captioned-" .. kind .. said .. "["), block, typst("][") }
     if caption then parts:insert(pandoc.Plain(caption)) end
     parts:insert(typst("]"))
     return parts
   end
-  local image = lone_image(block)
   if image and caption then image.caption = { pandoc.Str(text_of(caption)) } end
-  local body = image and pandoc.Plain { image } or pandoc.Div(block, pandoc.Attr("", { "scroll" }))
+  local body = image and pandoc.Plain { image } or pandoc.Div(block, pandoc.Attr("", { "scroll" }, { tabindex = "0" }))
   if not caption then return pandoc.Blocks { pandoc.Div(body, pandoc.Attr("", { kind })) } end
   local long = { long = { pandoc.Plain(caption) } }
   return pandoc.Blocks { pandoc.Figure(body, long, pandoc.Attr("", { kind })) }
