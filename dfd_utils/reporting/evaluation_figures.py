@@ -89,7 +89,7 @@ def roc_and_precision_recall(predictions: dict[str, pd.DataFrame]) -> Figure:
     pr.text(0.02, share_fake - 0.02, "chance", va="top", **NOTE)
     for limit in (0.01, 0.05):
         roc.axvline(limit, color="#bbbbbb", linewidth=0.8, zorder=0)
-    roc.text(0.07, 0.38, "1 % and 5 %\nfalse positives", **NOTE)
+    roc.text(0.07, 0.46, "1 % and 5 %\nfalse positives", **NOTE)
     roc.set(title="ROC", xlabel="false-positive rate", ylabel="recall (true-positive rate)")
     pr.set(title="precision-recall", xlabel="recall", ylabel="precision")
     for axis in (roc, pr):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from PIL import Image
 
 from dfd_utils.config import CLASSES
@@ -29,8 +30,10 @@ def _image_grid(
     side = (WIDTH - 0.3 - gap) / columns
     heights = [side + below[row % len(below)] for row in range(rows)]
     height = above + sum(heights)
-    # Axes are placed explicitly: constrained layout would separate the images.
-    figure = Figure(figsize=(WIDTH, height), layout="none")
+    # Axes are placed explicitly: constrained layout would separate the images. After `savefig`,
+    # matplotlib 3.11 takes "no engine" for "that of the style"; an engine that does nothing stays.
+    nothing = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+    figure = Figure(figsize=(WIDTH, height), layout=nothing)
     axes = np.empty((rows, columns), object)
     for row, column in np.ndindex(rows, columns):
         bottom = height - above - sum(heights[:row]) - side

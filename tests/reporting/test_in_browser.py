@@ -46,7 +46,10 @@ def report(tmp_path_factory):
         code("figure", displayed("image/png", PIXEL)),
         new_markdown_cell("**Figure 1.1.** A red square."),
         code("table", displayed("text/html", TABLE), displayed("text/html", WIDE)),
-        new_markdown_cell("**Table 1.1.** A wide table.\n\n## Two\n\n> A note.\n\n`code`"),
+        new_markdown_cell(
+            "**Table 1.1.** A wide table.\n\n## Two\n\n> A note.\n\n`code`\n\n"
+            "$$ " + " + ".join(f"x_{{{n}}}" for n in range(40)) + " $$"
+        ),
     )
     (page,) = export_report([chapter], folder / "report", "Faces", "Ada L.", pdf=False)
     return page

@@ -225,6 +225,10 @@ local function lone_image(block)
   end
 end
 
+local function is_formula(block)
+  return block.t == "Para" and #block.content == 1 and block.content[1].mathtype == "DisplayMath"
+end
+
 local function is_caption(block)
   local first = block.t == "Para" and block.content[1]
   return first and first.t == "Strong" and text_of(first):match("^%a+%s[%w.]*%d")
@@ -260,6 +264,8 @@ local function with_captions(blocks)
       result:extend(captioned(block, skip and following.content or nil))
     elseif is_caption(block) then
       result:extend(framed("caption", block))
+    elseif not in_pdf and is_formula(block) then -- a wide one scrolls, with the keyboard as well
+      result:insert(pandoc.Div(block, pandoc.Attr("", { "formula" }, { tabindex = "0" })))
     else
       result:insert(block)
     end
