@@ -51,7 +51,7 @@ def front_matter(models: dict[str, TrainedModel], data: DataFolder) -> tuple[str
         f"{entries[best]['auc']:.1%} of all pairs (AUC {format_entry(entries[best], 'auc')}).",
         difference=_difference(first, a, second, b, data),
         note=data_note(data),
-        table=_table(models, entries),
+        table=results_table(models, entries),
         images=entries[first]["images"],
         figure=FIGURE,
         seeds=f"each model was trained once for {len(a.history)} epochs, and the AUC of another "
@@ -84,7 +84,8 @@ def _difference(first: str, a: TrainedModel, second: str, b: TrainedModel, data:
     return f"{found} ({first} minus {second}: {numbers})."
 
 
-def _table(models: dict[str, TrainedModel], entries: dict[str, dict]) -> str:
+def results_table(models: dict[str, TrainedModel], entries: dict[str, dict]) -> str:
+    """Return metrics on Test with their intervals and the time of training, as Markdown."""
     lines = ["| | AUC | accuracy | F1 | training |", "|:---|:---|:---|:---|---:|"]
     for title, model in models.items():
         cells = [format_entry(entries[title], name) for name in ("auc", "accuracy", "f1")]

@@ -49,6 +49,10 @@ local function read_markdown(text)
 end
 
 local raw = {
+  Link = function(el) -- a badge: a link that is an image from elsewhere
+    local only = #el.content == 1 and el.content[1]
+    if only and only.t == "Image" and is_address(only.src) then return {} end
+  end,
   RawBlock = function(el)
     if el.format == "markdown" then
       return read_markdown(el.text)
