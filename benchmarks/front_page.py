@@ -2,6 +2,7 @@
 
     python -m benchmarks.front_page [--run sample]    write them; call it after ./run_all.sh
     python -m benchmarks.front_page --check           are they stale? says how; exit code 1 if so
+    python -m benchmarks.front_page --check --run sample    and is the table that of this run?
 
 Table and picture come from the run's files. The badges of README.md and of the first notebook
 lead to the address `Repository` in pyproject.toml.
@@ -10,7 +11,6 @@ lead to the address `Repository` in pyproject.toml.
 import argparse
 import re
 import tomllib
-from pathlib import Path
 
 from PIL import Image
 
@@ -51,8 +51,9 @@ def badges() -> str:
     return " ".join(links)
 
 
-def results(run_folder: Path, data: DataFolder) -> str:
+def results(run: str) -> str:
     """Return the table of a run's results on Test, below a line that says what they depend on."""
+    run_folder, data = config.BUILD_DIR / "runs" / run, DataFolder("data/sample")
     models = on_test(run_folder, data)
     if not models:
         raise config.UserError(f"{run_folder}: no results on Test; call ./run_all.sh first")
@@ -86,20 +87,20 @@ def stale() -> list[str]:
 def main() -> int:
     """Write the front pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", default="sample")
+    parser.add_argument("--run", help="default: sample")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    run_folder, data = config.BUILD_DIR / "runs" / options.run, DataFolder("data/sample")
     if options.check:
         problems = stale()
-        if run_folder.is_dir() and results(run_folder, data) not in README.read_text():
-            problems.append(f"README.md: the table is not that of {run_folder}")
+        if options.run and results(options.run) not in README.read_text():
+            problems.append(f"README.md: the table is not that of the run {options.run}")
         print("\n".join(problems) or "up to date")
         return bool(problems)
+    name = options.run or "sample"
     for path in (README, FIRST):
         path.write_text(replaced(path.read_text(), "badges", badges()))
-    README.write_text(replaced(README.read_text(), "results", results(run_folder, data)))
-    picture = Image.open(config.FIGURES_DIR / options.run / "01_gallery.png").convert("RGB")
+    README.write_text(replaced(README.read_text(), "results", results(name)))
+    picture = Image.open(config.FIGURES_DIR / name / "01_gallery.png").convert("RGB")
     picture.thumbnail((1000, 1000))
     picture.quantize(256).save(PICTURE, optimize=True)
     return 0

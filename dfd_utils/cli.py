@@ -17,7 +17,7 @@ _MODEL = "default: the best model of the newest run, by Validation"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     # Lines are written at once, also to a file or a pipe; in UTF-8, whatever the locale is, and
     # the bytes of a file name that is not UTF-8 as they are.
     if hasattr(sys.stdout, "reconfigure"):
@@ -54,7 +54,8 @@ def _should_report_error() -> bool:
     return should_report_error()
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; imports neither torch nor pandas."""
     parser = argparse.ArgumentParser(
         prog="dfd", description="Deepfake face images: label 0 = Real, 1 = Fake (positive class)."
     )

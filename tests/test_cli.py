@@ -152,7 +152,7 @@ def test_debug_is_accepted_before_and_after_the_command(arguments, debug, monkey
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from dfd_utils import cli; cli._parser(); print(*sys.modules)"
+    code = "import sys; from dfd_utils import cli; cli.build_parser(); print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     modules = set(result.stdout.split())
     assert "dfd_utils.cli" in modules
