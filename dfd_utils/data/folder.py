@@ -16,7 +16,7 @@ import pandas as pd
 from dfd_utils.config import BUILD_DIR, CLASSES, DATA_DIR, PROJECT_ROOT, SPLITS, UserError
 from dfd_utils.data.audit import audit, find_summary
 from dfd_utils.data.image_io import IMAGE_SUFFIXES
-from dfd_utils.data.sample.generate import is_sample
+from dfd_utils.data.sample.generate import is_sample, make_sample
 from dfd_utils.data.scan import list_images
 from dfd_utils.runtime.files import content_hash
 
@@ -153,3 +153,15 @@ def read_exclusions(path: Path) -> frozenset[str]:
     """Return the paths in an exclusion list (`exclude.csv`)."""
     with open(path, newline="") as file:
         return frozenset(row["path"] for row in csv.DictReader(file))
+
+
+def open_data(path: str | Path) -> DataFolder:
+    """Return a data set; the embedded sample is drawn first where it is missing (a minute).
+
+    Raises:
+        UserError: as `DataFolder` and `make_sample`.
+    """
+    folder = Path(os.path.abspath(PROJECT_ROOT / path))
+    if folder == DATA_DIR / "sample" and not folder.exists():
+        make_sample(folder)
+    return DataFolder(folder)

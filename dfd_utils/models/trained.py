@@ -64,7 +64,10 @@ class TrainedModel:
             self.weights_file, self.description = path, recognize_weights(path)
             return
         if not described:
-            raise UserError(f"{path}: no trained model (model.json is missing); train one first")
+            raise UserError(
+                f"{path}: no trained model (model.json is missing); run notebooks 02 and 03, or "
+                "`dfd train`, first"
+            )
         if fake_output is not None:
             raise UserError(
                 f"{path}: leave out --fake-output, which is for a file of weights alone; "
@@ -251,7 +254,7 @@ class TrainedModel:
         table = self.find_table(data, split)
         if table is None:
             path = results_file(self.results_folder(data), split)
-            raise UserError(f"{path}: missing or changed; run `dfd evaluate` again")
+            raise UserError(f"{path}: missing or changed; run notebook 04 or `dfd evaluate` again")
         return table
 
 
@@ -306,7 +309,10 @@ def find_models(*paths: str | Path, fake_output: int | None = None) -> list[Trai
         below = {file.parent for file in path.rglob("model.json")}
         models = {f for f in below if not f.relative_to(path).match("epochs/epoch_*")}
         if not models:
-            raise UserError(f"{path}: no trained model; run `dfd train … --out {path}` first")
+            raise UserError(
+                f"{path}: no trained model; run notebooks 02 and 03, or `dfd train … --out "
+                f"{path}`, first"
+            )
         found |= models
     opened = (TrainedModel(path, fake_output) for path in sorted(found))
     return list({model.weights_file: model for model in opened}.values())

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dfd_utils.config import CLASSES, SPLITS, UserError
+from dfd_utils.data import folder
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.data.sample.generate import make_sample
 from tests.data.conftest import count_measured, make_image, write_data_set
@@ -251,3 +252,16 @@ def test_the_embedded_sample_is_recognised(tiny_sample, path, tmp_path, monkeypa
     monkeypatch.setattr("dfd_utils.data.folder.DATA_DIR", tmp_path)
     make_sample(tmp_path / "sample", per_class=1)
     assert DataFolder().path == tmp_path / "sample"
+
+
+def test_the_embedded_sample_is_drawn_where_it_is_missing(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(folder, "DATA_DIR", tmp_path)
+    monkeypatch.setattr(
+        folder, "make_sample", lambda path: drawn.append(make_sample(path, per_class=2))
+    )
+    for _ in range(2):
+        assert folder.open_data(tmp_path / "sample").is_sample
+    assert drawn == [tmp_path / "sample"]
+    with pytest.raises(UserError, match="no such data folder"):
+        folder.open_data(tmp_path / "other")
