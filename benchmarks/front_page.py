@@ -59,7 +59,7 @@ def results(run: str) -> str:
         raise config.UserError(f"{run_folder}: no results on Test; call ./run_all.sh first")
     entries = {title: model.metrics(data, "Test") for title, model in models.items()}
     made = f"version {trained.VERSION}, {data.audit_summary['fingerprint']}"
-    return f"\n<!-- {made} -->\n\n{results_table(models, entries)}\n\n"
+    return f"\n<!-- {made} -->\n\n{results_table(models, entries)}\n"
 
 
 def replaced(text: str, name: str, new: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pypandoc
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pypdf import PdfReader
 
 from dfd_utils.config import UserError
 from dfd_utils.reporting import comparison_text, data_text, export
@@ -367,7 +368,7 @@ def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
     )
     html, pdf = export_both([book], tmp_path / "report", with_code=True)
     notebook = export.export_notebook_html(book, tmp_path / "01.html")
-    text = "".join(page.extract_text() for page in pypdf.PdfReader(pdf).pages)
+    text = "".join(page.extract_text() for page in PdfReader(pdf).pages)
     text = re.sub(r"[\s\u200b\u2060]", "", text)
     for letter in "ABCEFGH":
         assert f"{letter}{shown}" in text, letter
@@ -378,7 +379,7 @@ def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
     line = "print('" + "照" * 60 + "')"
     long = write(tmp_path, "02", new_markdown_cell("# L\n\n" + "照" * 60), code(line))
     _, pdf = export_both([long], tmp_path / "long")
-    lines = [line for p in pypdf.PdfReader(pdf).pages for line in p.extract_text().splitlines()]
+    lines = [line for p in PdfReader(pdf).pages for line in p.extract_text().splitlines()]
     assert max(len(line) for line in lines if "7167" in line) < 150  # they break at the edge
 
 
@@ -399,8 +400,62 @@ def test_code_is_folded_in_the_html_and_only_on_request_in_the_pdf(tmp_path):
         assert re.search(r"<details[^>]*>\s*<summary>Code</summary>.*?</details>", page, re.DOTALL)
         rows = re.findall(r"<td[^>]*>(?:<code>)?([^<]*)", page)
         assert rows == ["epochs", "5", "passes | turns", "name", "&#39;a|b&#39;", ""]
-        text = " ".join("".join(p.extract_text() for p in pypdf.PdfReader(pdf).pages).split())
+        text = " ".join("".join(p.extract_text() for p in PdfReader(pdf).pages).split())
         assert ("call(1)" in text) == with_code
         assert ("notebooks/02_train.ipynb" in text.replace("\u200b", "")) != with_code
         assert "an output" in text
         assert "# Parameters" not in text + page
+
+
+def structure(element):
+    """The elements of a PDF's structure tree."""
+    for child in element.get("/K", []) if isinstance(element.get("/K"), list) else []:
+        child = child.get_object()
+        if isinstance(child, dict):
+            yield child
+            yield from structure(child)
+
+
+def test_the_pdf_is_accessible(tmp_path, capsys):
+    chapter = write(
+        tmp_path,
+        "01_one",
+        new_markdown_cell("# 1. One\n\nInline $a_1$ and\n\n$$ b \\geq \\frac{1}{2} $$"),
+        code("figure", displayed("image/png", PIXEL)),
+        new_markdown_cell('**Figure 1.1.** A "red" square.'),
+    )
+    _, pdf = export.export_report([chapter], tmp_path / "report", "Faces", "Ada L.")
+    root = PdfReader(pdf).trailer["/Root"]
+    assert b"pdfuaid:part>1<" in root["/Metadata"].get_data()
+    assert (root["/Lang"], root["/MarkInfo"]["/Marked"]) == ("en", True)
+    described = [e["/Alt"] for e in structure(root["/StructTreeRoot"]) if "/Alt" in e]
+    assert [" ".join(text.split()) for text in described] == [
+        "a_1", "b \\geq \\frac{1}{2}", 'Figure 1.1. A "red" square.',
+    ]  # fmt: skip
+    assert "PDF/UA" not in capsys.readouterr().out
+
+
+def test_a_pdf_that_cannot_be_accessible_is_written_and_says_so(tmp_path, capsys):
+    chapter = write(tmp_path, "01_one", new_markdown_cell("# 1. One\n\n#### Skips two levels"))
+    _, pdf = export.export_report([chapter], tmp_path / "report", "Faces", "Ada L.")
+    assert "Skips two levels" in PdfReader(pdf).pages[-1].extract_text()
+    assert "not PDF/UA" in capsys.readouterr().out
+
+
+def test_badges_are_left_out(tmp_path):
+    badge = "[![Open it](https://x.invalid/badge.svg)](https://x.invalid/open)"
+    chapter = write(tmp_path, "01_one", new_markdown_cell(f"# 1. One\n\nText.\n\n{badge}"))
+    (page,) = export.export_report([chapter], tmp_path / "report", "F", "A", pdf=False)
+    assert "Text." in page.read_text() and "Open it" not in page.read_text()
+
+
+def test_outputs_that_are_for_the_notebook_alone_are_left_out(tmp_path):
+    chapter = write(
+        tmp_path,
+        "01_one",
+        new_markdown_cell("# 1. One"),
+        code("shown = 1", printed("a long log"), tags=["remove-output"]),
+    )
+    (page,) = export.export_report([chapter], tmp_path / "report", "F", "A", pdf=False)
+    html = unescape(re.sub(r"<[^>]+>", "", page.read_text()))
+    assert "shown = 1" in html and "a long log" not in html
