@@ -354,7 +354,6 @@ def test_notebook_html_has_the_jupyter_look_without_network(notebooks, tmp_path)
 
 def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
     """In the HTML they are as they are: a browser has fonts."""
-    pypdf = pytest.importorskip("pypdf")
     name = "照片_사진_しゃしん_😀_✅_é_ж.jpg"
     shown = r"\u{7167}\u{7247}_\u{C0AC}\u{C9C4}_\u{3057}\u{3083}\u{3057}\u{3093}_\u{1F600}_\u{2705}"
     shown += "_é_ж.jpg"
@@ -384,7 +383,6 @@ def test_characters_without_a_font_are_shown_as_codes_in_the_pdf(tmp_path):
 
 
 def test_code_is_folded_in_the_html_and_only_on_request_in_the_pdf(tmp_path):
-    pypdf = pytest.importorskip("pypdf")
     book = write(
         tmp_path,
         "02_train",

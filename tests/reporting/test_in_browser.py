@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 import nbformat
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from nbformat.v4 import new_markdown_cell
-from playwright.sync_api import sync_playwright
 
 from dfd_utils.config import PROJECT_ROOT
 from dfd_utils.reporting.export import export_report
 from tests.reporting.test_export import PIXEL, TABLE, WIDE, code, displayed, printed, write
 
+sync_api = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 PARAMETERS = "epochs = 1  # passes over Train\nimage_size = 32  # pixels"
@@ -28,7 +28,7 @@ TRAINING = {"epochs": 1, "image_size": 32, "batch_size": 8, "precision": "fp32"}
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
         chromium.close()
@@ -64,7 +64,7 @@ def test_the_report_is_accessible(browser, report, scheme, width):
     page = context.new_page()
     page.goto(report.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    found = Axe().run(page).response["violations"]
+    found = axe.Axe().run(page).response["violations"]
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] != "minor"] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
