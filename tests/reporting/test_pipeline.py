@@ -231,7 +231,7 @@ def test_no_report_of_older_notebooks_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "BUILD_DIR", build)
     notebook = tmp_path / "01.ipynb"
 
-    def export_report(notebooks, out, title, author, subtitle, pdf, front, with_code):
+    def export_report(notebooks, out, title, author, subtitle, pdf, front, back, with_code):
         run.mkdir(parents=True, exist_ok=True)
         for suffix in (".html", ".pdf")[: 1 + pdf]:
             out.with_suffix(suffix).write_text(notebooks[0].read_text())
