@@ -37,7 +37,7 @@ def distributions(files: pd.DataFrame, statistics: list[str]) -> Figure:
     """
     statistics = [name for name in statistics if files[name].notna().any()]
     rows = math.ceil(len(statistics) / 3)
-    figure, axes = axes_grid(3, rows, height=1.65 * rows)
+    figure, axes = axes_grid(3, rows, height=1.5 * rows)
     files = files.assign(label=files["label"].map(dict(enumerate(CLASSES))))
     for axis, statistic in zip(axes, statistics, strict=False):
         sns.boxplot(
