@@ -64,7 +64,8 @@ def base_rate_table(models: dict[str, TrainedModel], data: DataFolder) -> pd.Dat
 
 def _about_data(data: DataFolder) -> dict[str, str]:
     summary, sample = data.audit_summary, data.is_sample
-    sizes = [f"{name} {sum(summary['counts'][name].values()):,}" for name in SPLITS]
+    counts = {name: summary["counts"][name] for name in SPLITS}
+    sizes = [f"{name} {n['Real']:,} + {n['Fake']:,}" for name, n in counts.items()]
     warned = any(row["warning"] for row in summary["shortcuts"])
     return {
         "about": "the embedded sample" if sample else f"the data set {code_span(data.name)}",
@@ -79,7 +80,7 @@ def _about_data(data: DataFolder) -> dict[str, str]:
         "groups": "The drawn portraits stand for no group of people, so nothing is measured here."
         if sample
         else "The data name no groups, so nothing is measured here.",
-        "sizes": ", ".join(sizes),
+        "sizes": f"Real + Fake: {', '.join(sizes)}",
         "unreadable": f"{summary['unreadable']:,}",
         "excluded": f"{sum(sum(n.values()) for n in summary['excluded'].values()):,}",
         "leaks": f"{sum(summary['leakage'].values()):,}",

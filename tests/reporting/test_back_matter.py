@@ -46,12 +46,15 @@ def test_base_rates_are_those_of_counted_images(models, easy_data):
             assert low <= value <= high
 
 
-def test_the_checklist_has_all_items_with_an_answer(chapters):
+def test_the_checklist_has_all_items_with_an_answer(chapters, easy_data):
     (text,) = (t for t in chapters if t.startswith("# Reporting checklist"))
     rows = re.findall(r"^\| (\d\w) \| (.+?) \| (.+?) \|", text, flags=re.MULTILINE)
     items = {1: "abc", 2: "abcde", 3: "abcdefg", 4: "abc", 5: "abcdef", 6: "abc", 7: "abc", 8: "ab"}
     assert [row[0] for row in rows] == [f"{n}{a}" for n, letters in items.items() for a in letters]
     assert all(len(row[2]) > 3 for row in rows if row[0] not in ("6b",))
+    images = easy_data.images
+    train = [((images["split"] == "Train") & (images["label"] == n)).sum() for n in (0, 1)]
+    assert f"Train {train[0]} + {train[1]}, Validation" in text
     assert "`easy`" in text
     assert "drawn" not in text  # that is the sample's
 
