@@ -1,6 +1,7 @@
 """The report's last pages, from a run's files: limits, the REFORMS checklist and a glossary."""
 
 import re
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.answers import measured_on
 from dfd_utils.models.registry import BASELINE
 from dfd_utils.models.trained import TrainedModel
-from dfd_utils.reporting.data_text import data_note
+from dfd_utils.reporting.data_text import data_note, name_data
 from dfd_utils.reporting.formatting import code_span, escape_markdown
 from dfd_utils.stats.metrics import positive_predictive_value
 
@@ -23,8 +24,11 @@ def back_matter(models: dict[str, TrainedModel], data: DataFolder) -> list[str]:
 
     Args:
         models: by title, with metrics on Test, the networks first; see `front_matter.on_test`.
+            Without models, there are no chapters.
         data: the data set that they were evaluated on, audited.
     """
+    if not models:
+        return []
     first = next(iter(models.values()))
     text = TEMPLATE.read_text().format(
         note=data_note(data),
@@ -57,7 +61,8 @@ def base_rate_table(models: dict[str, TrainedModel], data: DataFolder) -> pd.Dat
                 positive_predictive_value(r, f, rate)
                 for r, f in zip(found, [called[0], called[2], called[1]], strict=True)
             )
-            cells[f"1 in {1 / rate:,.0f}"] = f"{value:.1%} [{low:.1%}, {high:.1%}]"
+            text = "none is called Fake" if isnan(value) else f"{value:.1%} [{low:.1%}, {high:.1%}]"
+            cells[f"1 in {1 / rate:,.0f}"] = text
         rows[title] = cells
     return pd.DataFrame(rows).T
 
@@ -68,7 +73,7 @@ def _about_data(data: DataFolder) -> dict[str, str]:
     sizes = [f"{name} {n['Real']:,} + {n['Fake']:,}" for name, n in counts.items()]
     warned = any(row["warning"] for row in summary["shortcuts"])
     return {
-        "about": "the embedded sample" if sample else f"the data set {code_span(data.name)}",
+        "about": name_data(data),
         "data": code_span(data.name),
         "fingerprint": code_span(summary["fingerprint"]),
         "why": "it lets everybody run all of this" if sample else "chosen by whoever ran this",

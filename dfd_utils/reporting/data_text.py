@@ -19,6 +19,11 @@ def data_note(data: DataFolder) -> str:
     return f"> **Data set {code_span(data.name)}.** All results of this run come from it."
 
 
+def name_data(data: DataFolder) -> str:
+    """Return what to call a data set within a sentence, as Markdown."""
+    return "the embedded sample" if data.is_sample else f"the data set {code_span(data.name)}"
+
+
 def counts_table(summary: dict) -> pd.DataFrame:
     """Return the number of images by split (rows) and class (columns), from an audit's summary."""
     return pd.DataFrame(summary["counts"]).T.loc[list(SPLITS), list(CLASSES)]

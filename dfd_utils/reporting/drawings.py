@@ -1,6 +1,7 @@
 """Drawings of the pipeline and of a network: its stages, its block, and what it has learned."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -52,14 +53,17 @@ def architecture(network: Detector, image_size: int) -> Figure:
     """Return the drawing of a network: its stages for images of this size, and one of its blocks.
 
     Both are read from the network itself. The block is the first whose input and output have one
-    shape, so that a skip connection can add them.
+    shape, so that a skip connection can add them; without one, there are the stages alone.
     """
     figure, (above, below) = axes_grid(rows=2, height=3.7)
     image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
     rows = [stage for stage, _ in _follow(network, image)]
     rows = [Stage("image", 0, 3, image_size), *rows]
     _draw_stages(above, rows)
-    _draw_block(below, *_find_block(network, image))
+    if block := _find_block(network, image):
+        _draw_block(below, *block)
+    else:
+        below.set_axis_off()
     return figure
 
 
@@ -112,41 +116,37 @@ def followed(network: Detector, images: Tensor, names: list[str]) -> Figure:
 def _follow(network: Detector, images: Tensor) -> list[tuple[Stage, Tensor]]:
     """Return the stages of a network with their outputs for these images, float32 on the CPU."""
     body = getattr(network.backbone, "features", network.backbone)
-    seen = []
-
-    def note(name: str, blocks: int):
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            if output.ndim == 4 and output.shape[-1] > 1:
-                seen.append((name, blocks, output.float().cpu()))
-
-        return hook
-
-    children = list(body.named_children())
-    handles = [
-        child.register_forward_hook(note(name, _count_blocks(child))) for name, child in children
-    ]
-    try:
-        _run(network, images)
-    finally:
-        for handle in handles:
-            handle.remove()
     steps = []
-    for name, blocks, output in seen:
-        stage = Stage(_title(name), blocks, output.shape[1], output.shape[2])
+    for name, module, _, output in _record(network, images, body.named_children()):
+        if output.ndim != 4 or output.shape[-1] == 1:
+            continue
+        stage = Stage(_title(name), _count_blocks(module), output.shape[1], output.shape[2])
         if steps and steps[-1][1].shape == output.shape:  # normalisation and activation
             first = steps.pop()[0]
-            stage = Stage(first.name, first.blocks + blocks, stage.channels, stage.size)
-        steps.append((stage, output))
+            stage = replace(first, blocks=first.blocks + stage.blocks)
+        steps.append((stage, output.float().cpu()))
     return steps
 
 
-def _run(network: Detector, images: Tensor) -> None:
-    device = next(network.parameters()).device
-    was_training = network.training
+def _record(
+    network: Detector, images: Tensor, modules: Iterable[tuple[str, nn.Module]]
+) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
+    """Return name, module, input and output of these named modules, in the order of their calls."""
+    seen, was_training = [], network.training
+
+    def note(name: str):
+        return lambda module, inputs, output: seen.append((name, module, inputs[0], output))
+
+    handles = [module.register_forward_hook(note(name)) for name, module in modules]
     network.eval()
-    with torch.inference_mode():
-        network(images.to(device))
-    network.train(was_training)
+    try:
+        with torch.inference_mode():
+            network(images.to(next(network.parameters()).device))
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return seen
 
 
 def _count_blocks(module: nn.Module) -> int:
@@ -159,36 +159,20 @@ def _title(name: str) -> str:
     return f"stage {name}" if name.isdigit() else name
 
 
-def _find_block(network: Detector, image: Tensor) -> tuple[str, list[tuple[str, int]]]:
-    """Return the name of the first block with equal input and output, and its layers.
-
-    A layer has a description and the channels of its output.
-    """
-    found = []
-
-    def note(name: str):
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-            if inputs[0].shape == output.shape:
-                found.append((name, module))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(note(name))
+def _find_block(network: Detector, image: Tensor) -> tuple[str, nn.Module] | None:
+    """Return the first block with equal input and output, and its name; None without one."""
+    blocks = [
+        (name, module)
         for name, module in network.backbone.named_modules()
         if type(module) is not nn.Sequential
         and sum(isinstance(m, nn.Conv2d) for m in module.modules()) >= 3
     ]
-    try:
-        _run(network, image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    name, block = found[0]
-    return name, _layers(block)
+    calls = _record(network, image, blocks)
+    return next(((n, module) for n, module, x, y in calls if x.shape == y.shape), None)
 
 
 def _layers(block: nn.Module) -> list[tuple[str, int]]:
+    """Return a block's input and layers: a description and the channels of the output of each."""
     rows, inside = [], ""
     for name, module in block.named_modules():
         if inside and name.startswith(inside):
@@ -220,8 +204,9 @@ def _draw_stages(axis: Axes, stages: list[Stage]) -> None:
         axis.text(i + 0.5, -0.08, text, ha="center", va="top", size=SMALL)
 
 
-def _draw_block(axis: Axes, name: str, layers: list[tuple[str, int]]) -> None:
+def _draw_block(axis: Axes, name: str, block: nn.Module) -> None:
     """Draw a block's layers, each as high as it has channels (square root), and its skip."""
+    layers = _layers(block)
     count = len(layers) + 1
     _blank(axis, (0, count), (-0.62, 1.75))
     axis.set_title(f"One block ({name})", loc="left")

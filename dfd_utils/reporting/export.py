@@ -278,7 +278,7 @@ def _write_pdf(folder: Path, fields: dict[str, str], *options: str) -> None:
 
     _pandoc(folder, "report.typ", "--extract-media=media", *options)
 
-    def compile(standards: list[str]) -> None:
+    def to_pdf(standards: list[str]) -> None:
         typst.compile(
             str(folder / "report.typ"),
             output=str(folder / "report.pdf"),
@@ -289,7 +289,7 @@ def _write_pdf(folder: Path, fields: dict[str, str], *options: str) -> None:
         )
 
     try:
-        compile([ACCESSIBLE])
+        to_pdf([ACCESSIBLE])
     except typst.TypstError as error:  # for example, headings that skip a level
+        to_pdf([])
         print(f"report: the PDF is tagged, but not PDF/UA: {error.message}")
-        compile([])

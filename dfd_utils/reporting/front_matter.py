@@ -6,8 +6,8 @@ from dfd_utils.config import FIGURES_DIR
 from dfd_utils.data.folder import DataFolder
 from dfd_utils.models.registry import BASELINE, COMPARED
 from dfd_utils.models.trained import TrainedModel, find_models, models_by_title
-from dfd_utils.reporting.data_text import data_note
-from dfd_utils.reporting.formatting import code_span, format_entry, format_interval, format_p
+from dfd_utils.reporting.data_text import data_note, name_data
+from dfd_utils.reporting.formatting import format_entry, format_interval, format_p
 from dfd_utils.stats.paired_tests import delong
 
 TEMPLATE = Path(__file__).resolve().parent / "assets" / "front_matter.md"
@@ -43,7 +43,7 @@ def front_matter(models: dict[str, TrainedModel], data: DataFolder) -> tuple[str
     entries = {title: model.metrics(data, "Test") for title, model in models.items()}
     (first, a), (second, b) = networks.items()
     best = max(networks, key=lambda title: entries[title]["auc"])
-    about = "the embedded sample" if data.is_sample else f"the data set {code_span(data.name)}"
+    about = name_data(data)
     text = TEMPLATE.read_text().format(
         first=first,
         second=second,

@@ -248,7 +248,8 @@ def _report(
     code = "with code" if with_code else "without code"
     inputs = [path.read_bytes() for path in [*present, *sorted(ASSETS.iterdir())]]
     for model in sorted(run_folder.glob("*/model.json")):
-        inputs += _hash_files(model.parent, (model.name, "history.csv", "metrics.json"))
+        shown = ("config.json", "history.csv", model.name, "metrics.json", "on_*/metrics.json")
+        inputs += _hash_files(model.parent, shown)
     report = run_folder / "report"
 
     def export() -> None:
@@ -257,17 +258,8 @@ def _report(
         from dfd_utils.reporting.front_matter import front_matter, on_test
 
         models = on_test(run_folder, data)
-        export_report(
-            present,
-            report,
-            TITLE,
-            AUTHOR,
-            SUBTITLE,
-            pdf,
-            front_matter(models, data),
-            back_matter(models, data) if models else [],
-            with_code,
-        )
+        front, back = front_matter(models, data), back_matter(models, data)
+        export_report(present, report, TITLE, AUTHOR, SUBTITLE, pdf, front, back, with_code)
 
     outputs = [report.with_suffix(suffix) for suffix in (".html", ".pdf")[: 1 + pdf]]
     _run_if_stale(

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -44,6 +45,13 @@ def test_base_rates_are_those_of_counted_images(models, easy_data):
                 float(n) for n in re.findall(r"([\d.]+)%", table.loc[title, column])
             )
             assert low <= value <= high
+
+
+def test_a_model_that_calls_nothing_fake_has_no_such_share(easy_data):
+    rates = {"recall": 0.0, "real_called_fake": 0.0, "threshold": 0.9}
+    rates["intervals"] = {"recall": [0.0, 0.1], "real_called_fake": [0.0, 0.1]}
+    model = SimpleNamespace(metrics=lambda data, split: {"at_validation_threshold": rates})
+    assert set(base_rate_table({"M": model}, easy_data).loc["M"][1:]) == {"none is called Fake"}
 
 
 def test_the_checklist_has_all_items_with_an_answer(chapters, easy_data):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.models import mobilenet_v3_small
+from torchvision.models import alexnet, mobilenet_v3_small
 
 from dfd_utils.models.detector import Detector
 from dfd_utils.models.registry import create_model
@@ -44,6 +44,12 @@ def test_an_architecture_that_is_not_in_the_registry():
     above, below = drawings.architecture(Detector(mobilenet_v3_small(num_classes=2)), 96).axes
     assert "image\n3 × 96²" in texts(above)
     assert "depthwise\n3 × 3\n88 channels" in texts(below)
+
+
+def test_a_network_without_skip_connections_has_stages_alone():
+    above, below = drawings.architecture(Detector(alexnet(num_classes=2)), 96).axes
+    assert "image\n3 × 96²" in texts(above)
+    assert texts(below) == []
 
 
 def test_filters_are_those_of_the_first_layer():
