@@ -12,6 +12,7 @@ import argparse
 import re
 import tomllib
 
+import nbformat
 from PIL import Image
 
 from dfd_utils import config
@@ -39,7 +40,10 @@ BADGES = {  # name: image, address of the opened notebook
 
 
 def badges() -> str:
-    """Return the badges as one line of Markdown, for the repository named in pyproject.toml."""
+    """Return the badges as a line of Markdown, for the repository named in pyproject.toml.
+
+    It is a line of its own: what follows a comment in its line would be no Markdown.
+    """
     project = tomllib.loads((config.PROJECT_ROOT / "pyproject.toml").read_text())["project"]
     address = project["urls"]["Repository"]
     place = {
@@ -48,7 +52,7 @@ def badges() -> str:
         "notebook": str(FIRST.relative_to(config.PROJECT_ROOT)),
     }
     links = [f"[![{t}]({image})]({link.format(**place)})" for t, (image, link) in BADGES.items()]
-    return " ".join(links)
+    return f"\n{' '.join(links)}\n"
 
 
 def results(run: str) -> str:
@@ -76,8 +80,11 @@ def stale() -> list[str]:
     """Return what is stale, as far as that can be told without a run: badges, table's version."""
     problems = [
         f"{path.name}: the badges do not lead to the repository in pyproject.toml"
-        for path in (README, FIRST)
-        if badges() not in path.read_text()
+        for path, text in (
+            (README, README.read_text()),
+            (FIRST, nbformat.read(FIRST, 4).cells[0].source),
+        )
+        if badges() not in text
     ]
     if f"<!-- version {trained.VERSION}, " not in README.read_text():
         problems.append("README.md: the table is by another version of the models' results")
@@ -97,9 +104,11 @@ def main() -> int:
         print("\n".join(problems) or "up to date")
         return bool(problems)
     name = options.run or "sample"
-    for path in (README, FIRST):
-        path.write_text(replaced(path.read_text(), "badges", badges()))
-    README.write_text(replaced(README.read_text(), "results", results(name)))
+    text = replaced(README.read_text(), "badges", badges())
+    README.write_text(replaced(text, "results", results(name)))
+    book = nbformat.read(FIRST, as_version=4)
+    book.cells[0].source = replaced(book.cells[0].source, "badges", badges())
+    nbformat.write(book, FIRST)
     picture = Image.open(config.FIGURES_DIR / name / "01_gallery.png").convert("RGB")
     picture.thumbnail((1000, 1000))
     picture.quantize(256).save(PICTURE, optimize=True)

@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 
+import nbformat
+import pypandoc
 import pytest
 
 from dfd_utils.cli import build_parser
@@ -81,3 +83,13 @@ def test_the_front_pages_are_current():
     command = [sys.executable, "-m", "benchmarks.front_page", "--check"]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "up to date\n"), done.stdout + done.stderr
+
+
+def test_the_badges_are_pictures_with_links():
+    """On a line that begins with a comment, Markdown would show them as text."""
+    book = nbformat.read(PROJECT_ROOT / "notebooks" / "01_explore_data.ipynb", as_version=4)
+    for text in (PAGES[0].read_text(), book.cells[0].source):
+        html = pypandoc.convert_text(text, "html5", "gfm", ["--wrap=none"])
+        linked = re.findall(r'<a href="([^"]+)"[^>]*><img src="([^"]+)"', html)
+        assert len(linked) == 3, html[:500]
+        assert all("/blob/main/notebooks/01_explore_data.ipynb" in link for link, _ in linked)
