@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 wrong use or bad settings; 3 some inputs failed; 75 the ti
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from dfd_utils import __version__, commands
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     # the bytes of a file name that is not UTF-8 as they are.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", line_buffering=True)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file
     try:
         return options.command(options) or 0
     except UserError as error:
@@ -38,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
+        if isinstance(error, OSError) and error.filename:  # the line says all
+            print(f"dfd: {error.filename}: {error.strerror}", file=sys.stderr)
+            return 1
         kind = type(error).__name__
         hint = "" if kind == "NotebookError" else f" ({kind}; --debug shows where)"
         code, message = 1, f"{error}{hint}"

@@ -66,6 +66,7 @@ class Profile:
     keep_epochs: bool = False  # keep the averaged weights of every epoch, not only the best
 
 
+PRECISIONS = ("fp32", "bf16", "fp16")
 # Settings that can be chosen for the machine, and the values that request it.
 AUTO_SETTINGS = {"precision": "auto", "micro_batch_size": None}
 RESULT_NEUTRAL_SETTINGS = ("num_workers", "checkpoint_minutes", "max_hours", "keep_epochs")
@@ -145,7 +146,7 @@ def _validate(key: str, value: object, expected: type) -> object:
         raise UserError(f"setting {key}: {value!r} is not of the kind {expected}")
     if isinstance(value, int | float) and not value >= _MINIMUM.get(key, 0):
         raise UserError(f"setting {key}: {value} is less than {_MINIMUM.get(key, 0)}")
-    if key == "precision" and value not in ("auto", "fp32", "bf16", "fp16"):
+    if key == "precision" and value not in ("auto", *PRECISIONS):
         raise UserError(f"setting precision: '{value}' is not auto, fp32, bf16 or fp16")
     if key == "weights" and value not in ("none", "imagenet") and not Path(value).is_file():
         raise UserError(f"setting weights: {value} is neither none, imagenet nor a file")

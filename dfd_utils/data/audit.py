@@ -14,7 +14,14 @@ from dfd_utils.data import duplicates
 from dfd_utils.data.image_io import describe_skipped
 from dfd_utils.data.image_statistics import COLOURS, STATISTICS, TRANSPARENCY, VERSION
 from dfd_utils.data.scan import measure_cached
-from dfd_utils.runtime.files import content_hash, read_json, write_atomic, write_json
+from dfd_utils.runtime.files import (
+    content_hash,
+    is_intact,
+    read_json,
+    with_checksum,
+    write_atomic,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from dfd_utils.data.folder import DataFolder
@@ -88,16 +95,26 @@ def audit(data: DataFolder, out: Path | None = None, processes: int | None = Non
     tables = (files, unreadable, pairs[columns], exclude)
     for name, table in zip(FILES[:4], tables, strict=True):
         write_atomic(out / name, table.to_csv(index=False, float_format="%.6g"))
+    summary = with_checksum(summary | {"tables": _hash_tables(out)})
     write_json(out / "summary.json", summary)  # last: it marks the audit as complete
     return summary
 
 
 def find_summary(data: DataFolder, out: Path) -> dict | None:
-    """Return the summary in `out` if the files and the audit's rules have not changed since."""
+    """Return the summary in `out` if neither it, its tables, the files nor the rules have changed."""
     if not all((out / name).is_file() for name in FILES):
         return None
-    summary = read_json(out / "summary.json", (), "delete it")
-    return summary if summary.get("state") == _state(data) else None
+    try:
+        summary = read_json(out / "summary.json", ("state", "tables"), "delete it")
+    except UserError:  # damaged, or of an earlier version
+        return None
+    if not is_intact(summary) or summary["tables"] != _hash_tables(out):
+        return None
+    return summary if summary["state"] == _state(data) else None
+
+
+def _hash_tables(out: Path) -> str:
+    return content_hash(*((out / name).read_bytes() for name in FILES[:4]))
 
 
 def _state(data: DataFolder) -> str:

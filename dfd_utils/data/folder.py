@@ -150,9 +150,16 @@ class DataFolder:
 
 
 def read_exclusions(path: Path) -> frozenset[str]:
-    """Return the paths in an exclusion list (`exclude.csv`)."""
-    with open(path, newline="") as file:
-        return frozenset(row["path"] for row in csv.DictReader(file))
+    """Return the paths in an exclusion list (`exclude.csv`).
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return frozenset(row["path"] for row in csv.DictReader(file, strict=True))
+    except (KeyError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: damaged; delete that folder") from error
 
 
 def open_data(path: str | Path) -> DataFolder:

@@ -28,8 +28,8 @@ if "avif" in features.modules and features.check_module("avif"):
 PILLOW_FORMATS = FORMATS
 if HeifImageFile is not None:
     IMAGE_SUFFIXES, FORMATS = (*IMAGE_SUFFIXES, ".heic", ".heif"), (*FORMATS, "HEIF")
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 3 * MAX_PIXELS  # the size of the largest image without compression
+MAX_PIXELS = 64_000_000  # decoding needs up to 16 bytes per pixel: 1 GB
+MAX_BYTES = 4 * MAX_PIXELS  # the size of the largest image without compression, transparent
 MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10, and each costs a whole pass
 MAX_TEXTS = 100  # of a PNG, that are compressed
 ORIENTATION_TAG = 0x0112  # of EXIF
@@ -161,8 +161,8 @@ def decode(content: bytes) -> np.ndarray:
             _check_header(image, content)
             image.load()  # rotates a TIFF by its tag and removes the tag
             upright = _UPRIGHT.get(_orientation(image))
-            image = _to_rgb(image)
-            return np.array(image.transpose(upright) if upright is not None else image)
+            rgb = _to_rgb(image)
+        return np.array(rgb.transpose(upright) if upright is not None else rgb)
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from error
     except Image.UnidentifiedImageError as error:
@@ -258,12 +258,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("pixels of more than 16 bits; save it with 8 or 16 bits")
-        eight = (levels.astype(np.uint32) + 128) // 257  # 65535 / 255 = 257
+        eight = levels.astype(np.uint32)
+        eight += 128
+        eight //= 257  # 65535 / 255 = 257
         return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _decode_plain_jpeg(content: bytes) -> np.ndarray | None:

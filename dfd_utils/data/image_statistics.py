@@ -5,6 +5,7 @@ The audit's worker processes import this module, so it avoids slow imports.
 
 import hashlib
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from PIL import Image
 from dfd_utils.data.image_io import FORMATS, decode, open_image, read_content
 
 # Raise the number whenever the same file gives other values; so does another set of formats.
-VERSION = f"5 {' '.join(FORMATS)}"
+VERSION = f"6 {' '.join(FORMATS)}"
 HASH_SIZE = 8  # imagehash.phash of 8 x 8 coefficients: 64 bits
 THUMBNAIL = 32  # pixels per side
+BAND = 4_000_000  # pixels measured at a time: the statistics need 28 bytes per pixel
 # Degradation statistics of an image; grey levels run from 0 to 255.
 STATISTICS = {
     "saturation": "mean of HSV saturation, 0 to 1",
@@ -44,12 +46,14 @@ def measure_files(paths: list[str]) -> np.ndarray:
     """Return the measurements of every file, `[n]`; an unreadable file has an error message."""
     records = np.zeros(len(paths), MEASUREMENT_DTYPE)
     _read_ahead(paths)
-    for record, path in zip(records, paths, strict=True):
-        try:
-            _measure(Path(path), record)
-        except Exception as error:  # whatever a damaged file raises: record it and continue
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            record["error"] = reason.encode("ascii", "replace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's name no file
+        for record, path in zip(records, paths, strict=True):
+            try:
+                _measure(Path(path), record)
+            except Exception as error:  # whatever a damaged file raises: record it and continue
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                record["error"] = reason.encode("ascii", "replace")
     return records
 
 
@@ -90,25 +94,42 @@ def _measure(path: Path, record: np.void) -> None:
 
 
 def _fill_statistics(pixels: np.ndarray, record: np.void) -> np.ndarray:
-    """Fill the statistics of an image, uint8 RGB `[3, H, W]`, and return its luma `[H, W]`."""
+    """Fill the statistics of an image, uint8 RGB `[3, H, W]`, and return its luma `[H, W]`.
+
+    Those of an image of more than `BAND` pixels are means over bands across its longer side.
+    """
+    across = 1 + int(np.argmax(pixels.shape[1:]))
+    length, bands = pixels.shape[across], -(-pixels[0].size // BAND)
+    size = -(-length // (8 * bands)) * 8  # starts on the grid of JPEG
+    luma = []
+    for start in range(0, length, size):
+        band = pixels.take(range(start, min(start + size, length)), across)
+        statistics, grey = _statistics(band)
+        luma.append(grey)
+        for name, value in statistics.items():
+            record[name] += value * band.shape[across] / length
+    return np.concatenate(luma, axis=across - 1)
+
+
+def _statistics(pixels: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Return the statistics of pixels, uint8 RGB `[3, H, W]`, and their luma, uint8 `[H, W]`."""
     red, green, blue = pixels
     highest = np.maximum(np.maximum(red, green), blue)  # faster than pixels.max(0)
     chroma = highest - np.minimum(np.minimum(red, green), blue)
-    record["saturation"] = (chroma / np.maximum(highest, 1, dtype=np.float32)).mean()
-    record["grey_share"] = (chroma < 10).mean()
-    for name, channel in zip(COLOURS, pixels, strict=True):
-        record[name] = channel.mean()
+    found = {"saturation": (chroma / np.maximum(highest, 1, dtype=np.float32)).mean()}
+    found["grey_share"] = (chroma < 10).mean()
+    found |= {name: channel.mean() for name, channel in zip(COLOURS, pixels, strict=True)}
     luma = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
-    record["brightness"], record["contrast"] = luma.mean(), luma.std()
+    found |= {"brightness": luma.mean(), "contrast": luma.std()}
     if min(luma.shape) > 2:
         across = luma[:, :-2] - 2 * luma[:, 1:-1] + luma[:, 2:]  # second differences
         down = luma[:-2] - 2 * luma[1:-1] + luma[2:]
-        record["sharpness"] = (across[1:-1] + down[:, 1:-1]).std()
+        found["sharpness"] = (across[1:-1] + down[:, 1:-1]).std()
         # Second differences in both directions respond to noise, but not to straight edges.
         mixed = across[:-2] - 2 * across[1:-1] + across[2:]
-        record["noise"] = np.sqrt(np.pi / 2) / 6 * np.abs(mixed).mean()
-    record["blockiness"] = np.mean([_blockiness(luma), _blockiness(luma.T)])
-    return (luma + 0.5).astype(np.uint8)
+        found["noise"] = np.sqrt(np.pi / 2) / 6 * np.abs(mixed).mean()
+    found["blockiness"] = np.mean([_blockiness(luma), _blockiness(luma.T)])
+    return found, (luma + 0.5).astype(np.uint8)
 
 
 def _blockiness(luma: np.ndarray) -> float:

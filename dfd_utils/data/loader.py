@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -105,6 +106,7 @@ def shutdown_workers(loader: DataLoader) -> None:
 
 
 def _initialize_worker(number: int) -> None:
+    warnings.simplefilter("ignore")  # Pillow's name no file
     configure_malloc()
     exit_with_parent()
 

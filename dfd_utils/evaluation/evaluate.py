@@ -16,7 +16,7 @@ from dfd_utils.evaluation.model_card import write_model_card
 from dfd_utils.models.scoring import apply_temperature
 from dfd_utils.models.trained import TrainedModel, read_metrics_file, results_file, results_name
 from dfd_utils.runtime.distributed import process_state, run_on_main
-from dfd_utils.runtime.files import content_hash, write_atomic, write_json
+from dfd_utils.runtime.files import content_hash, with_checksum, write_atomic, write_json
 from dfd_utils.stats.bootstrap import bootstrap
 from dfd_utils.stats.metrics import (
     calibration_metrics,
@@ -192,9 +192,9 @@ def update_metrics_file(model: TrainedModel, folder: Path, name: str, entry: dic
             "positive_class": CLASSES[1],
             "threshold": 0.5,
             "validation_threshold": model.description.threshold,
-            name: entry,
+            name: with_checksum(_replace_nan(entry)),
         }
-        write_json(folder / "metrics.json", _replace_nan(content))
+        write_json(folder / "metrics.json", content)
 
 
 def _replace_nan(value: object) -> object:

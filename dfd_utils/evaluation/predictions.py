@@ -21,7 +21,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; `dfd evaluate` writes it") from error
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: not a readable CSV file ({error})") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable CSV file ({reason})") from error
     if missing := [column for column in COLUMNS if column not in frame]:
         raise UserError(f"{path}: column {', '.join(missing)} is missing")
     if frame.empty:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from dfd_utils.config import CLASSES, UserError
+from dfd_utils.config import CLASSES, PRECISIONS, UserError
 from dfd_utils.data.transforms import MEAN, STD
 from dfd_utils.models.registry import MODELS, NETWORKS
 from dfd_utils.models.weights import count_outputs, read_weights
@@ -23,6 +23,7 @@ _COMMON = {
     "classes": list(CLASSES),
     "positive_class": CLASSES[1],
 }
+MAX_IMAGE_SIZE = 4096  # pixels
 _REMEDY = "train the model again"
 
 
@@ -70,17 +71,29 @@ class ModelDescription:
                 raise UserError(f"{path}: {key} is {content[key]}, not {expected}; {_REMEDY}")
         known = {field.name for field in dataclasses.fields(cls)}
         description = cls(**{key: value for key, value in content.items() if key in known})
-        numbers = (description.image_size, description.temperature, description.threshold)
-        band = description.unsure_from, description.unsure_to
-        if None not in band:
-            numbers += band
-        if (
-            description.architecture not in MODELS
-            or not all(isinstance(number, int | float) for number in numbers)
-            or band.count(None) == 1
-        ):
+        try:
+            valid = description._is_valid()
+        except TypeError:  # a value of another kind
+            valid = False
+        if not valid:
             raise UserError(f"{path}: damaged; {_REMEDY}")
         return description
+
+    def _is_valid(self) -> bool:
+        band = self.unsure_from, self.unsure_to
+        epochs = [number for number in (self.epoch, self.epochs) if number is not None]
+        flags = self.flip_at_test, self.instance_norm, self.fused
+        return (
+            self.architecture in MODELS
+            and isinstance(self.image_size, int)
+            and 0 <= self.image_size <= MAX_IMAGE_SIZE
+            and self.precision in PRECISIONS
+            and 0 < self.temperature < float("inf")
+            and 0 <= self.threshold <= 1
+            and all(isinstance(number, int) and number > 0 for number in epochs)
+            and all(isinstance(flag, bool) for flag in flags)
+            and (band == (None, None) or 0 <= self.unsure_from <= self.unsure_to <= 1)
+        )
 
 
 def recognize_weights(path: Path) -> ModelDescription:

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from dfd_utils.models.registry import (
 from dfd_utils.models.scoring import apply_temperature, logit_margins, predict_logits
 from dfd_utils.models.weights import load_weights
 from dfd_utils.runtime.accelerator import make_accelerator
-from dfd_utils.runtime.files import content_hash, read_json
+from dfd_utils.runtime.files import content_hash, is_intact, read_json
 
 if TYPE_CHECKING:
     from dfd_utils.data.folder import DataFolder
@@ -125,9 +126,15 @@ class TrainedModel:
             UserError: it is missing or damaged.
         """
         try:
-            return pd.read_csv(self.folder / "history.csv")
-        except (OSError, ValueError) as error:
+            history = pd.read_csv(self.folder / "history.csv")
+            numbers = history.drop(columns=["unsure_from", "unsure_to"]).to_numpy(np.float64)
+            counted = history["epoch"].tolist() == list(range(1, len(history) + 1))
+            valid = {"auc", "seconds"} <= {*history} and len(history) and np.isfinite(numbers).all()
+            if not counted or not valid:
+                raise ValueError("epochs or numbers are missing")
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{self.folder}: history.csv is missing or damaged") from error
+        return history
 
     @cached_property
     def fingerprint(self) -> str:
@@ -213,9 +220,9 @@ class TrainedModel:
 
         `kind` and `request` are those of `evaluate.write_results`.
         """
-        entry = read_metrics_file(self.results_folder(data)).get(results_name(split, kind), {})
+        entry = read_metrics_file(self.results_folder(data)).get(results_name(split, kind))
         key = self.results_key(data, split) + request
-        return entry if entry.get("scored") == key else None
+        return entry if is_intact(entry) and entry["scored"] == key else None
 
     def find_table(
         self, data: DataFolder, split: str, kind: str = "predictions", request: str = ""

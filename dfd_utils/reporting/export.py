@@ -64,9 +64,10 @@ def check_executed(notebook: Path) -> None:
     """
     try:
         book = nbformat.read(notebook, as_version=4)
+        nbformat.validate(book)
     except OSError as error:
         raise UserError(f"{notebook}: {error.strerror}; run the notebooks first") from None
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError):
+    except Exception:  # nbformat's are of many kinds
         raise UserError(f"{notebook} is not a notebook; run it again") from None
     for number, cell in enumerate(book.cells, start=1):
         if cell.cell_type != "code" or not cell.source.strip():

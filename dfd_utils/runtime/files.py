@@ -54,6 +54,17 @@ def write_json(path: Path, content: object) -> Path:
     return write_atomic(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def with_checksum(content: dict) -> dict:
+    """Return a JSON object with its hash as "checksum"."""
+    content = {key: value for key, value in content.items() if key != "checksum"}
+    return content | {"checksum": content_hash(json.dumps(content, sort_keys=True))}
+
+
+def is_intact(content: object) -> bool:
+    """Return whether a JSON object is as `with_checksum` returned it."""
+    return isinstance(content, dict) and content == with_checksum(content)
+
+
 def content_hash(*parts: str | bytes) -> str:
     """Return a hash (16 hex digits) of the parts; moving text between parts changes it."""
     digest = hashlib.sha256()
