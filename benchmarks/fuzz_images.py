@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -110,6 +111,7 @@ def prepare(folder: str) -> Callable[[int], str]:
     files, path = seeds(), os.path.join(folder, "image")
     told = os.open(os.path.join(folder, "stderr"), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     os.dup2(told, sys.stderr.fileno())
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # as the commands do
 
     def attempt(number: int) -> str:
         which, content = mutate(files, number)

@@ -41,13 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.debug:
             raise
         if isinstance(error, OSError) and error.filename:  # the line says all
-            print(f"dfd: {error.filename}: {error.strerror}", file=sys.stderr)
-            return 1
-        kind = type(error).__name__
-        hint = "" if kind == "NotebookError" else f" ({kind}; --debug shows where)"
-        code, message = 1, f"{error}{hint}"
+            code, message = 1, f"{error.filename}: {error.strerror}"
+        else:
+            kind = type(error).__name__
+            hint = "" if kind == "NotebookError" else f" ({kind}; --debug shows where)"
+            code, message = 1, f"{error}{hint}"
     if _should_report_error():
-        print(f"dfd: {message}", file=sys.stderr)
+        from dfd_utils.runtime.files import printable
+
+        print(f"dfd: {printable(message)}", file=sys.stderr)
     return code
 
 

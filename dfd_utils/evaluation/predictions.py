@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from dfd_utils.config import UserError
+from dfd_utils.runtime.files import printable
 
 COLUMNS = ["path", "label", "score"]
 
@@ -33,7 +34,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     good = numbers["label"].isin((0, 1)) & numbers["score"].between(0, 1)
     good &= np.isfinite(numbers).all(axis=1)
     if not good.all():
-        row = ",".join(map(str, frame[~good].iloc[0]))
+        row = printable(",".join(map(str, frame[~good].iloc[0])))
         raise UserError(
             f"{path}: label 0 or 1, score in 0..1 and, if there is one, a finite logit expected, "
             f"found '{row}'"

@@ -16,7 +16,7 @@ from dfd_utils.inference.page import write_report
 from dfd_utils.inference.predict import COLUMNS, iter_predictions
 from dfd_utils.models.trained import TrainedModel, choose_model
 from dfd_utils.runtime.distributed import process_state, run_on_main
-from dfd_utils.runtime.files import content_hash, read_json, write_json
+from dfd_utils.runtime.files import content_hash, printable, read_json, write_json
 
 
 def write_predictions(
@@ -117,13 +117,14 @@ def format_row(row: dict, form: str) -> str:
         return json.dumps(row, allow_nan=False) + "\n"
     if form == "csv":
         return _csv_line(row[column] for column in COLUMNS)
+    path = printable(row["path"])
     if row["error"]:
-        return f"{row['path']}: {row['error']}\n"
+        return f"{path}: {row['error']}\n"
     warning = f" [warning: {row['warning']}]" if row["warning"] else ""
     score = f"{row['score']:.3f}"
     if row["score_low"] is not None:
         score += f", {row['score_low']:.3f} to {row['score_high']:.3f} when saved again"
-    return f"{row['path']}: {row['label']} (probability of Fake {score}){warning}\n"
+    return f"{path}: {row['label']} (probability of Fake {score}){warning}\n"
 
 
 def _csv_line(values: Iterable) -> str:

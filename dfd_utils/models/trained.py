@@ -126,13 +126,13 @@ class TrainedModel:
             UserError: it is missing or damaged.
         """
         try:
-            history = pd.read_csv(self.folder / "history.csv")
-            numbers = history.drop(columns=["unsure_from", "unsure_to"]).to_numpy(np.float64)
-            counted = history["epoch"].tolist() == list(range(1, len(history) + 1))
-            valid = {"auc", "seconds"} <= {*history} and len(history) and np.isfinite(numbers).all()
-            if not counted or not valid:
+            history = pd.read_csv(self.folder / "history.csv", index_col=False)
+            may_be_empty = ["unsure_from", "unsure_to"]
+            numbers = history.drop(columns=may_be_empty, errors="ignore").to_numpy(np.float64)
+            counted = len(history) and history["epoch"].tolist() == [*range(1, len(history) + 1)]
+            if not counted or "auc" not in history or not np.isfinite(numbers).all():
                 raise ValueError("epochs or numbers are missing")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, OverflowError) as error:
             raise UserError(f"{self.folder}: history.csv is missing or damaged") from error
         return history
 
@@ -272,7 +272,16 @@ def read_config(folder: Path) -> dict:
         UserError: it is missing or damaged.
     """
     keys = "model", "settings", "data", "data_fingerprint", "device", "versions", "git_commit"
-    return read_json(folder / "config.json", keys, "delete that folder and train again")
+    remedy = "delete that folder and train again"
+    config = read_json(folder / "config.json", keys, remedy)
+    texts = ("model", "data", "data_fingerprint", "device", "git_commit")
+    objects = ("settings", "versions")
+    if not (
+        all(isinstance(config[key], str) for key in texts)
+        and all(isinstance(config[key], dict) for key in objects)
+    ):
+        raise UserError(f"{folder / 'config.json'}: damaged; {remedy}")
+    return config
 
 
 def read_metrics_file(folder: Path) -> dict:

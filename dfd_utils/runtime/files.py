@@ -65,6 +65,16 @@ def is_intact(content: object) -> bool:
     return isinstance(content, dict) and content == with_checksum(content)
 
 
+def printable(text: str) -> str:
+    """Return a text for a terminal: control characters, line breaks and the marks that turn the
+    direction of writing are written as escapes. The bytes of a name that is not UTF-8 stay.
+    """
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def content_hash(*parts: str | bytes) -> str:
     """Return a hash (16 hex digits) of the parts; moving text between parts changes it."""
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import io
+import os
 import platform
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from dfd_utils.config import (
     SPLITS,
     Profile,
     UserError,
+    get_profile,
 )
 from dfd_utils.data.folder import DataFolder, read_exclusions
 from dfd_utils.models.description import ModelDescription
@@ -105,8 +107,11 @@ def _identify_weights(weights: str) -> str:
     """Identify a file of weights by its content, because a file of the same name may change."""
     if weights in ("none", "imagenet"):
         return weights
-    with open(weights, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    try:
+        with open(weights, "rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise UserError(f"{weights}: weights that cannot be read ({error.strerror})") from error
 
 
 def has_saved(out: Path) -> bool:
@@ -123,8 +128,18 @@ def _recorded_config(out: Path) -> dict | None:
     if not ((out / "config.json").is_file() and has_saved(out)):
         return None
     config = read_config(out)
-    if "requested_weights" not in config:
-        raise UserError(f"{out}: contains a run of an earlier version of dfd-utils; {REMEDY}")
+    settings, names = config["settings"], {field.name for field in dataclasses.fields(Profile)}
+    try:
+        if not config.keys() >= {"requested_weights", "initial_weights"}:
+            raise KeyError
+        os.fspath(settings["weights"])
+        numbers = {name: settings[name] for name in names - {"name", "weights"}}
+        get_profile("sample", **numbers)
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"{out}: contains a run of an earlier version of dfd-utils, or config.json is damaged; "
+            f"{REMEDY}"
+        ) from error
     return config
 
 

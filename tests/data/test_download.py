@@ -1,8 +1,10 @@
 """Downloads from a fake Kaggle server on 127.0.0.1 that implements what kagglehub requests."""
 
+import base64
 import csv
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ import pytest
 from kagglesdk import kaggle_env
 from PIL import Image
 
+from dfd_utils import cli
 from dfd_utils.config import CLASSES, SPLITS, UserError
 from dfd_utils.data import download as download_module
 from dfd_utils.data.download import DATASETS, KaggleDataset, download, split_of_video
@@ -55,11 +58,13 @@ class FakeKaggle(ThreadingHTTPServer):
         self.cut_after = None  # bytes of a response after which the connection breaks
         self.cuts = 0  # how many more times it breaks
         self.ranges = []
+        self.authorizations = []
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.authorizations.append(self.headers.get("Authorization", ""))
         if self.server.status != 200:
             self.answer({"code": self.server.status, "message": "refused"}, self.server.status)
         elif self.path == "/v1/datasets.DatasetApiService/GetDataset":
@@ -271,6 +276,34 @@ def test_refusals_are_explained(kaggle, tmp_path, status, words):
     assert words in message and str(status) in message
     assert "kaggle.com/datasets/manjilkarki/deepfake-and-real-images and pass --data DIR" in message
     check_nothing_left(tmp_path, folder)
+
+
+@pytest.mark.parametrize("way", ["token", "key in a file"])
+@pytest.mark.parametrize("status", [200, 401, 503])
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_a_token_is_sent_but_never_written(
+    kaggle, tmp_path, monkeypatch, capfd, caplog, way, status, debug
+):
+    secret, home = "KGAT_0123456789marked", tmp_path / "home"
+    home.mkdir()
+    if way == "token":
+        monkeypatch.setenv("KAGGLE_API_TOKEN", secret)
+        sent = f"Bearer {secret}"
+    else:
+        (home / "kaggle.json").write_text(json.dumps({"username": "me", "key": secret}))
+        sent = "Basic " + base64.b64encode(f"me:{secret}".encode()).decode()
+    caplog.set_level(logging.DEBUG)
+    kaggle.archive, kaggle.status = archive(kaggle_layout()), status
+    arguments = ["download", "--out", str(tmp_path / "data" / "faces"), *debug]
+    assert cli.main(arguments) == (0 if status == 200 else 2)
+    assert sent in kaggle.authorizations
+    (home / "kaggle.json").unlink(missing_ok=True)
+    written = "".join([*capfd.readouterr(), caplog.text])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    written += "".join(path.read_bytes().decode("latin-1") for path in files)
+    assert "faces" in written
+    for part in (secret, sent.split()[1]):
+        assert part not in written
 
 
 def test_unreadable_credentials_are_explained(kaggle, tmp_path):
