@@ -80,7 +80,7 @@ def main() -> int:
                 if code == 0:
                     break
                 problems.append(f"exit code {code}: {run.log.read_text()[-300:]!r}")
-            problems += run.differences(whole)
+            problems += run.differences(whole) if code == 0 else ["it does not end"]
             faults += len(problems)
             print(
                 f"run {number}, {kills} kills so far: {'; '.join(problems) or 'same'}", flush=True

@@ -48,7 +48,7 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
     try:
         with _forward_sigterm():
             papermill.execute_notebook(
-                str(notebook), str(running), parameters, kernel_name="python3",
+                _escape(notebook), _escape(running), parameters, kernel_name="python3",
                 cwd=str(NOTEBOOKS), progress_bar={"disable": None, "leave": False},
                 stdout_file=sys.stdout, extra_arguments=["--log-level=ERROR"],
             )  # fmt: skip
@@ -64,6 +64,11 @@ def execute(notebook: Path, out: Path, parameters: dict) -> None:
     check_executed(running)
     os.replace(running, out)
     export_notebook_html(out, out.with_suffix(".html"))
+
+
+def _escape(path: Path) -> str:
+    """Return a path for papermill, which fills in parameters between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 @contextmanager
