@@ -101,7 +101,7 @@ def audit(data: DataFolder, out: Path | None = None, processes: int | None = Non
 
 
 def find_summary(data: DataFolder, out: Path) -> dict | None:
-    """Return the summary in `out` if neither it, its tables, the files nor the rules have changed."""
+    """Return the summary in `out` if it, its tables, the files and the rules are unchanged."""
     if not all((out / name).is_file() for name in FILES):
         return None
     try:

@@ -84,21 +84,40 @@ def find_images(
 
     `skipped` counts the other files by suffix; `onerror` is called for an unreadable folder.
     """
-    visited = set()
-    for root, folders, files in os.walk(folder, onerror=onerror, followlinks=follow_links):
-        visited.add(os.path.realpath(root))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(f"{root}/{name}") not in visited
-        )
-        prefix = os.path.join(root, "")
-        for name in sorted(name for name in files if not name.startswith(".")):
-            if is_image_name(name):
-                yield prefix + name
+    visited, waiting = set(), [(folder, os.path.realpath(folder))]  # os.walk fails 1,000 deep
+    while waiting:
+        root, real = waiting.pop()
+        if real in visited:  # a link leads here, too
+            continue
+        visited.add(real)
+        try:
+            with os.scandir(root) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            if onerror:
+                onerror(error)
+            continue
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                link = entry.is_symlink()
+                below = os.path.realpath(entry.path) if link else os.path.join(real, entry.name)
+                folders += [(entry.path, below)] if follow_links or not link else []
+            elif is_image_name(entry.name):
+                yield entry.path
             else:
-                suffix = os.path.splitext(name)[1].lower() or "without suffix"
+                suffix = os.path.splitext(entry.name)[1].lower() or "without suffix"
                 skipped[suffix.encode(errors="replace").decode()] += 1
+        waiting += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _list_folder(folder: str, skipped: Counter) -> Iterator[str]:
