@@ -29,6 +29,13 @@ def images(easy_data, tmp_path):
     return folder
 
 
+def test_an_error_of_the_system_names_the_file_in_one_line(capsys):
+    name = "x" * 5000
+    assert cli.main(["audit", name]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("dfd: /") and error.endswith(f"{name}: File name too long\n")
+
+
 def test_predict_json_has_a_line_per_input_in_order(images, model, capsys):
     assert cli.main(["predict", "--model", model, "--format", "json", str(images)]) == 3
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

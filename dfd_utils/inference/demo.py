@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import gradio
 
 MAX_UPLOAD = "20mb"
+MAX_RECENT = 100  # answers that are kept, for equal uploads at the same time
+WAITING = 600  # seconds after which an upload that nobody asked about is deleted
+MAX_SESSIONS = 100  # of which gradio keeps the last answer
 # The page loads from, and sends to, no other server.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 _STYLE = STYLE + ".file-preview .download { visibility: hidden; }"
@@ -59,15 +63,24 @@ def build_app(models: list[TrainedModel]) -> gradio.Blocks:
     except ImportError as error:
         raise UserError("dfd demo requires gradio: pip install 'dfd-utils[demo]'") from error
 
-    def answer(path: str) -> str:
-        try:
-            return render_result(path, models)
-        finally:
-            Path(path).unlink(missing_ok=True)
+    recent: dict[str, str] = {}
 
-    # delete_cache: a file that was uploaded but never classified is deleted within two minutes.
+    def answer(path: str) -> str:
+        # gradio stores equal uploads once, under a path with their hash: the answer to the first
+        # deletes the file of the others.
+        if path not in recent or Path(path).is_file():
+            try:
+                recent[path] = render_result(path, models)
+            finally:
+                Path(path).unlink(missing_ok=True)
+                _delete_empty_files(Path(tempfile.gettempdir()))
+        while len(recent) > MAX_RECENT:
+            recent.pop(next(iter(recent)))
+        return recent[path]
+
+    # delete_cache: a file that was uploaded but never classified is deleted; waiting takes a while.
     with gradio.Blocks(
-        title="Deep Fake Image Detector", analytics_enabled=False, delete_cache=(60, 60)
+        title="Deep Fake Image Detector", analytics_enabled=False, delete_cache=(60, WAITING)
     ) as app:
         gradio.Markdown(
             "# Deep Fake Image Detector\nDrop an image of one face. It stays on this computer "
@@ -78,6 +91,15 @@ def build_app(models: list[TrainedModel]) -> gradio.Blocks:
         file.upload(answer, file, result, api_visibility="private", concurrency_limit=1)
         file.clear(lambda: "", None, result, api_visibility="private")
     return app
+
+
+def _delete_empty_files(folder: Path) -> None:
+    """Delete the empty files that gradio leaves, one for each upload."""
+    for path in folder.glob("tmp*"):
+        with suppress(OSError):
+            status = path.stat()
+            if path.is_file() and status.st_size == 0 and time.time() - status.st_mtime > 60:
+                path.unlink()
 
 
 def serve(run: Path | None = None, port: int | None = None) -> None:
@@ -110,6 +132,7 @@ def serve(run: Path | None = None, port: int | None = None) -> None:
                 server_name="127.0.0.1", server_port=port, share=False, ssr_mode=False,
                 max_file_size=MAX_UPLOAD, run_history=False, footer_links=[], css=_STYLE,
                 head=policy, theme=theme, pwa=False, mcp_server=False,
+                state_session_capacity=MAX_SESSIONS,
                 app_kwargs={"middleware": [Middleware(_LocalRequests)]},
             )  # fmt: skip
         except OSError as error:
@@ -127,6 +150,8 @@ class _LocalRequests:
         self.app = app
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        from starlette.requests import ClientDisconnect
+
         if scope["type"] in ("http", "websocket"):
             from starlette.responses import PlainTextResponse
 
@@ -138,7 +163,8 @@ class _LocalRequests:
             if headers.get(b"host") not in hosts or headers.get(b"origin") not in origins:
                 refusal = PlainTextResponse("only for pages of this computer\n", 403)
                 return await refusal(scope, receive, send)
-        return await self.app(scope, receive, send)
+        with suppress(ClientDisconnect):  # an upload that was cut off
+            await self.app(scope, receive, send)
 
 
 def upload_button(model: str | Path | None = None):

@@ -127,7 +127,8 @@ def export_report(
         nbformat.write(merged, folder / "report.ipynb")
         metadata = [f"--metadata={key}={value}" for key, value in fields.items() if value]
         code = ["--metadata=with-code"] if with_code else []
-        look = ["--toc", "--toc-depth=2", "--mathml", f"--css={ASSETS / 'report.css'}"]
+        shutil.copy(ASSETS / "report.css", folder)  # pandoc ends a path at a quote
+        look = ["--toc", "--toc-depth=2", "--mathml", "--css=report.css"]
         look += ["--embed-resources", f"--variable=content-policy={CONTENT_POLICY}"]
         _pandoc(folder, "report.html", resources, *look, *metadata)
         if pdf:

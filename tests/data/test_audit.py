@@ -349,6 +349,44 @@ def test_transparency_that_predicts_the_label_is_reported():
     assert any(text.startswith("Train: transparency alone predicts the label") for text in warnings)
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b"{}", b"path\nTrain/Real/0.jpg\n"])
+def test_a_damaged_audit_is_made_again(data, tmp_path, name, damage):
+    def opened() -> DataFolder:
+        folder = DataFolder(data)
+        folder.audit_folder = tmp_path / "out"
+        return folder
+
+    shutil.copy(data / "Train" / "Real" / "0.jpg", data / "Test" / "Real" / "copy.jpg")
+    summary, excluded = opened().audit_summary, opened().exclusions
+    assert len(excluded) == 1
+    file = tmp_path / "out" / name
+    whole = file.read_bytes()
+    file.write_bytes(damage)
+    assert opened().audit_summary == summary
+    assert file.read_bytes() == whole
+    assert opened().exclusions == excluded
+
+
+def test_a_large_image_is_measured_in_bands(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for shape in ((200, 96), (96, 200)):
+        pixels = rng.normal(120, 30, (*shape, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        whole = image_statistics.measure_files([str(tmp_path / "a.png")])[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(image_statistics, "BAND", 5000)
+            bands = image_statistics.measure_files([str(tmp_path / "a.png")])[0]
+        for name in image_statistics.STATISTICS:
+            if name != "jpeg_quality":
+                assert bands[name] == pytest.approx(whole[name], rel=0.05), name
+        for name in (*image_statistics.COLOURS, "brightness", "grey_share", "saturation"):
+            assert bands[name] == pytest.approx(whole[name], rel=1e-5), name
+        assert bands["contrast"] != whole["contrast"], "it was measured in bands"
+        assert bands["hash"] == whole["hash"]
+        assert (bands["thumbnail"] == whole["thumbnail"]).all()
+
+
 def test_an_audit_by_other_rules_is_repeated(data, tmp_path, monkeypatch):
     Image.open(data / "Train/Real/0.jpg").save(data / "Test/Real/copy.jpg", quality=60)
     assert run_audit(data, tmp_path / "out")["duplicates"]["near"]["pairs"] == 1

@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from dfd_utils.config import UserError
 from dfd_utils.data import image_io
-from dfd_utils.data.image_io import expand_paths, read_pixels
+from dfd_utils.data.image_io import expand_paths, find_images, read_pixels
 from dfd_utils.data.image_statistics import measure_files
 from tests.conftest import huge_png
 
@@ -360,6 +360,25 @@ def test_folders_patterns_and_files_are_expanded_in_their_order(tmp_path):
     expected += ["deep/c.BMP", "x[1].jpg"]
     assert list(expand_paths(paths, skipped)) == [str(tmp_path / name) for name in expected]
     assert skipped == {".txt": 1, "without suffix": 1, ".mp4": 1}
+
+
+def test_folders_1000_deep_and_circles_are_read_once(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    image.save(tmp_path / "a.jpg")
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1000):
+        os.mkdir("d", dir_fd=here)
+        here, above = os.open("d", os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    os.symlink(tmp_path, "circle", dir_fd=here)
+    os.symlink("self", "self", dir_fd=here)
+    os.symlink(tmp_path / "a.jpg", "z.jpg", dir_fd=here)
+    os.close(here)
+    deepest = str(tmp_path / "d" / "/".join("d" * 999) / "z.jpg")
+    for follow_links in (False, True):
+        found = list(find_images(str(tmp_path), Counter(), follow_links))
+        assert found == [str(tmp_path / "a.jpg"), deepest]
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)  # too deep for pytest's own
 
 
 def test_paths_without_an_image_are_kept(tmp_path):

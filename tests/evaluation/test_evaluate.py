@@ -221,6 +221,20 @@ def test_changed_predictions_are_scored_again(table, run, easy_data):
     assert file.read_text() == content
 
 
+def test_changed_metrics_are_computed_again(table, run, easy_data):
+    lines, file = [], run / "resnet50" / "metrics.json"
+    content = json.loads(file.read_text())
+    before = json.dumps(content["Test"])
+    content["Test"]["auc"] = 0.125
+    file.write_text(json.dumps(content))
+    model = TrainedModel(run / "resnet50")
+    with pytest.raises(UserError, match="not evaluated on Test"):
+        model.metrics(easy_data, "Test")
+    evaluate([model], easy_data, "Test", lines.append, resamples=100)
+    assert len(lines) == 1
+    assert json.dumps(model.metrics(easy_data, "Test")) == before
+
+
 def test_more_resamples_give_new_intervals_without_scoring(model, easy_data, monkeypatch):
     evaluate([model], easy_data, "Test", quiet, resamples=100)
     before = model.metrics(easy_data, "Test")

@@ -53,6 +53,31 @@ def test_a_saved_model_is_loaded_unchanged(saved):
     assert (model.name, model.title) == ("model", "EfficientNet-B0")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"threshold": 1.5}, {"threshold": None}, {"temperature": 0}, {"image_size": -1},
+        {"image_size": 10**6}, {"precision": "fp31"}, {"fused": "no"}, {"epochs": [3]},
+        {"unsure_from": 0.5}, {"unsure_from": 0.6, "unsure_to": 0.4}, {"architecture": ["x"]},
+    ],
+)  # fmt: skip
+def test_a_description_out_of_range_is_refused(saved, values):
+    change(saved / "model.json", **values)
+    with pytest.raises(UserError, match=r"model\.json: damaged; train the model again"):
+        TrainedModel(saved)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "epoch\n1\n", "epoch,auc\n", "epoch,auc\n2,0.5\n", "epoch,auc\n1,nan\n",
+     "epoch,auc\n1,x\n", "epoch,auc\n1,0.5,3\n1,0.5\n", f"epoch,auc\n1,{'9' * 400}\n"],
+)  # fmt: skip
+def test_a_damaged_history_is_named(saved, content):
+    (saved / "history.csv").write_text(content)
+    with pytest.raises(UserError, match=r"history\.csv is missing or damaged"):
+        choose_model(saved.parent)
+
+
 def test_a_file_of_weights_alone_is_recognised(saved):
     weights = shutil.copy(saved / "model.safetensors", saved.parent / "weights.safetensors")
     model = TrainedModel(weights)

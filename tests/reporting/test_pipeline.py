@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import papermill
 import pytest
@@ -20,6 +21,7 @@ from dfd_utils.data.folder import DataFolder
 from dfd_utils.evaluation.evaluate import score_split
 from dfd_utils.models.trained import TrainedModel
 from dfd_utils.reporting import export, pipeline
+from dfd_utils.reporting.notebook_runner import execute
 from dfd_utils.training.train import fit
 from tests.conftest import quiet
 
@@ -310,3 +312,18 @@ def test_a_finished_fp16_run_is_used_on_a_cpu(trained_run, easy_data, quick, tmp
     pd.testing.assert_frame_equal(
         score_split(one, easy_data, "Test"), score_split(two, easy_data, "Test")
     )
+
+
+def test_a_folder_named_with_braces_holds_the_notebooks(tmp_path):
+    notebook, out = tmp_path / "{x}" / "a.ipynb", tmp_path / "{y}{0}" / "a.ipynb"
+    notebook.parent.mkdir()
+    cells = [nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]})]
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[*cells, nbformat.v4.new_code_cell("x")],
+            metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "x"}},
+        ),
+        notebook,
+    )
+    execute(notebook, out, {"x": 7})
+    assert nbformat.read(out, 4).cells[-1].outputs[0].data["text/plain"] == "7"

@@ -8,10 +8,16 @@ from dfd_utils.config import UserError
 from dfd_utils.runtime.files import (
     content_hash,
     format_duration,
+    printable,
     read_json,
     write_atomic,
     write_json,
 )
+
+
+def test_control_characters_are_printed_as_escapes():
+    text = "\x1b[31mred\nline\u202egpj.exe é漢😀 \udcff"
+    assert printable(text) == r"\x1b[31mred\nline\u202egpj.exe é漢😀 " + "\udcff"
 
 
 def test_text_and_bytes_are_written_into_new_folders(tmp_path):
