@@ -26,11 +26,11 @@ PERMISSIVE = re.compile(
 # Allowed by name: a copyleft that ends at the file or the library, or terms of their own.
 ALLOWED = {
     "certifi": "MPL 2.0: its files alone",
-    "pathspec": "MPL 2.0: its files alone",
     "tqdm": "MPL 2.0 and MIT: its files alone",
     "fqdn": "MPL 2.0: its files alone",
     "pypandoc-binary": "MIT; carries pandoc, GPL 2 or later, a program that runs beside this one",
     "lightning-utilities": "Apache 2.0",
+    "axe-playwright-python": "MIT; carries axe-core, MPL 2.0: its files alone; for tests",
 }
 VENDOR = re.compile(r"^(nvidia-|cuda-)")  # CUDA's libraries: NVIDIA's terms, free to use
 
@@ -95,8 +95,11 @@ def licence_of(found: Distribution) -> str:
     named = ", ".join(c.rpartition("::")[2].strip() for c in classifiers)
     if PERMISSIVE.search(named):
         return named
-    text = (metadata.get("License") or named or "unknown").strip()
-    return text.splitlines()[0][:60].replace("|", "/")
+    text = (metadata.get("License") or named or "unknown").strip().replace("|", "/")
+    if text.lower() == "unknown":
+        files = [f for f in found.files or [] if f.name.upper().startswith("LICEN")]
+        text = " ".join(files[0].locate().read_text().split()[:4]) if files else text
+    return text.splitlines()[0][:60]
 
 
 def find_vulnerabilities(found: dict[str, Distribution]) -> int:
