@@ -13,9 +13,8 @@ def start() -> None:
     process starts, so the process starts again, as itself. See
     https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
     """
-    wanted = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", LARGE_PAGES), "PYTHONUTF8": "1"}
-    if sys.platform == "linux" and not wanted.items() <= os.environ.items():
-        os.environ |= wanted
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ |= {"GLIBC_TUNABLES": LARGE_PAGES, "PYTHONUTF8": "1"}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     from dfd_utils.cli import main  # only in the process that stays
 

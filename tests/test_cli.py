@@ -194,3 +194,13 @@ def test_lines_come_through_a_pipe_at_once(easy_data, tmp_path):
         finished = (tmp_path / "efficientnet_b0" / "model.json").exists()
         run.terminate()
     assert not finished
+
+
+def test_files_are_in_utf8_whatever_the_locale_is():
+    code = (
+        "import sys\nfrom dfd_utils.__main__ import start\n"
+        "if sys.flags.utf8_mode: sys.exit(7)\nstart()"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 7

@@ -130,8 +130,8 @@ class TrainedModel:
             may_be_empty = ["unsure_from", "unsure_to"]
             numbers = history.drop(columns=may_be_empty, errors="ignore").to_numpy(np.float64)
             counted = len(history) and history["epoch"].tolist() == [*range(1, len(history) + 1)]
-            whole = isinstance(history.index, pd.RangeIndex) and "auc" in history
-            if not counted or not whole or not np.isfinite(numbers).all():
+            whole = isinstance(history.index, pd.RangeIndex) and history["epoch"].dtype.kind == "i"
+            if not counted or not whole or "auc" not in history or not np.isfinite(numbers).all():
                 raise ValueError("epochs or numbers are missing")
         except (OSError, ValueError, KeyError, OverflowError) as error:
             raise UserError(f"{self.folder}: history.csv is missing or damaged") from error

@@ -70,7 +70,8 @@ def test_a_description_out_of_range_is_refused(saved, values):
 @pytest.mark.parametrize(
     "content",
     ["", "epoch\n1\n", "epoch,auc\n", "epoch,auc\n2,0.5\n", "epoch,auc\n1,nan\n",
-     "epoch,auc\n1,x\n", "epoch,auc\n1,0.5,3\n1,0.5\n", f"epoch,auc\n1,{'9' * 400}\n"],
+     "epoch,auc\n1,x\n", "epoch,auc\ntrue,0.5\n", "epoch,auc\n1,0.5,3\n1,0.5\n",
+     f"epoch,auc\n1,{'9' * 400}\n"],
 )  # fmt: skip
 def test_a_damaged_history_is_named(saved, content):
     (saved / "history.csv").write_text(content)
