@@ -29,7 +29,8 @@ import pandas as pd
 import psutil
 import pypdf
 
-ROOT = Path(__file__).resolve().parents[1]
+from dfd_utils.config import PROJECT_ROOT as ROOT
+
 PATIENCE = 40  # seconds: a stopped training first saves its state
 SMALL = {
     "epochs": 2, "image_size": 32, "batch_size": 8, "precision": "fp32", "resamples": 50,
@@ -126,7 +127,6 @@ class Run:
             "SOURCE_DATE_EPOCH": "0",
         }  # fmt: skip
         with open(self.log, "w") as log:
-            # "exec": a signal to the process reaches the command, not a shell around it.
             self.process = subprocess.Popen(
                 ["bash", "-c", script], cwd=self.folder, env=environment, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True,
@@ -172,7 +172,8 @@ class Run:
 
     def differences(self, other: "Run") -> list[str]:
         """Return what differs from another run, timing aside."""
-        found = [name for name, value in self.results().items() if value != other.results()[name]]
+        own, others = self.results(), other.results()
+        found = [name for name in sorted(own | others) if own.get(name) != others.get(name)]
         partial = [
             p.name for p in self.folder.rglob("*") if "partial" in p.name or "running" in p.name
         ]
@@ -188,9 +189,6 @@ class Run:
             history = pd.read_csv(model.parent / "history.csv").drop(columns=TIMING)
             results[f"{model.parent.name}/history.csv"] = history.to_csv()
             metrics = json.loads((model.parent / "metrics.json").read_text())
-            for entry in metrics.values():
-                if isinstance(entry, dict):  # the data set's path is part of its audit's key alone
-                    entry.pop("checksum", None)
             results[f"{model.parent.name}/metrics.json"] = metrics
         cells = nbformat.read(build / "notebooks" / "r" / "04_evaluate.ipynb", 4).cells
         results["tables of 04"] = [

@@ -73,7 +73,7 @@ def build_app(models: list[TrainedModel]) -> gradio.Blocks:
                 recent[path] = render_result(path, models)
             finally:
                 Path(path).unlink(missing_ok=True)
-                _delete_empty_files(Path(tempfile.gettempdir()))
+                _delete_empty_files()
         while len(recent) > MAX_RECENT:
             recent.pop(next(iter(recent)))
         return recent[path]
@@ -93,9 +93,11 @@ def build_app(models: list[TrainedModel]) -> gradio.Blocks:
     return app
 
 
-def _delete_empty_files(folder: Path) -> None:
-    """Delete the empty files that gradio leaves, one for each upload."""
-    for path in folder.glob("tmp*"):
+def _delete_empty_files() -> None:
+    """Delete the empty files that gradio leaves in its own folder, one for each upload."""
+    if "GRADIO_TEMP_DIR" not in os.environ:  # not served: gradio's files are among those of others
+        return
+    for path in Path(os.environ["GRADIO_TEMP_DIR"]).glob("tmp*"):
         with suppress(OSError):
             status = path.stat()
             if path.is_file() and status.st_size == 0 and time.time() - status.st_mtime > 60:

@@ -70,6 +70,17 @@ def test_the_reason_for_an_unreadable_image_contains_no_markup(trained_run, tmp_
     assert "<b>" not in result
 
 
+def test_equal_uploads_at_the_same_time_get_the_same_answer(trained_run, face, tmp_path):
+    pytest.importorskip("gradio")
+    app = demo.build_app(demo.load_run(trained_run / "efficientnet_b0"))
+    answer = next(event.fn for event in app.fns.values() if event.inputs)
+    upload = shutil.copy(face, tmp_path / "face.jpg")  # gradio stores equal ones once
+    first = answer(str(upload))
+    assert not upload.exists()
+    assert 'class="verdict"' in first
+    assert answer(str(upload)) == first
+
+
 def test_without_the_extra_one_line_says_what_to_install(trained_run, monkeypatch, capsys):
     folders = tempfile.gettempdir(), os.environ.get("GRADIO_TEMP_DIR")
     monkeypatch.setitem(sys.modules, "gradio", None)
